@@ -1,0 +1,154 @@
+"""What a network predicts, and how a network becomes a denoiser.
+
+A noisy image ``x = alpha x_0 + sigma noise`` and any one of noise, image and velocity determine the other two. A
+network may be trained to predict any of them (`Prediction`); all else in this project sees a `Denoiser`, which
+predicts the image.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fromnoise.diffusion.process import per_sample
+from fromnoise.diffusion.schedules import Schedule
+
+
+class Prediction(StrEnum):
+    """What a network predicts, by diffusers' names."""
+
+    NOISE = "epsilon"
+    IMAGE = "sample"
+    VELOCITY = "v_prediction"
+
+
+def x0_from_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The image, once the noise is known: ``(x - sigma noise) / alpha``. Eq. eps-x0.
+
+    Args:
+        x, noise: ``(B, ...)``.
+        alpha, sigma: shaped to multiply x.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), equation 15.
+    """
+    return (x - sigma * noise) / alpha
+
+
+def noise_from_x0(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise, once the image is known: ``(x - alpha x_0) / sigma``, the inverse of `x0_from_noise`."""
+    return (x - alpha * x0) / sigma
+
+
+def velocity(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity ``v = alpha noise - sigma x_0``: x turned by a right angle, since alpha^2 + sigma^2 = 1. Eq. v.
+
+    Turning back gives both: ``x_0 = alpha x - sigma v`` and ``noise = sigma x + alpha v``.
+
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D.
+    """
+    return alpha * noise - sigma * x0
+
+
+def to_x0(prediction: Prediction, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The image that a network's ``output`` stands for. All shapes ``(B, ...)`` or multiplying it."""
+    match prediction:
+        case Prediction.NOISE:
+            return x0_from_noise(x, output, alpha, sigma)
+        case Prediction.IMAGE:
+            return output
+        case Prediction.VELOCITY:
+            return alpha * x - sigma * output
+
+
+def from_x0(prediction: Prediction, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The output that a network should have given for the image ``x0``: the inverse of `to_x0`."""
+    match prediction:
+        case Prediction.NOISE:
+            return noise_from_x0(x, x0, alpha, sigma)
+        case Prediction.IMAGE:
+            return x0
+        case Prediction.VELOCITY:
+            return velocity(x0, noise_from_x0(x, x0, alpha, sigma), alpha, sigma)
+
+
+def convert(source: Prediction, target: Prediction, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """An output of kind ``source`` as one of kind ``target``."""
+    return from_x0(target, to_x0(source, output, x, alpha, sigma), x, alpha, sigma)
+
+
+def training_target(prediction: Prediction, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a network of this kind is trained to predict; as `from_x0`, without a division by a small sigma."""
+    match prediction:
+        case Prediction.NOISE:
+            return noise
+        case Prediction.IMAGE:
+            return x0
+        case Prediction.VELOCITY:
+            return velocity(x0, noise, alpha, sigma)
+
+
+def error_scale(prediction: Prediction, snr: Tensor) -> Tensor:
+    """How much larger a squared error in this output is than the same one in the image. Eq. err-maps.
+
+    ``|d noise|^2 = SNR |d x_0|^2`` and ``|d v|^2 = (SNR + 1) |d x_0|^2``.
+
+    Args:
+        snr: ``(B,)``.
+
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), section 4.
+    """
+    match prediction:
+        case Prediction.NOISE:
+            return snr
+        case Prediction.IMAGE:
+            return torch.ones_like(snr)
+        case Prediction.VELOCITY:
+            return snr + 1
+
+
+class Denoiser(Protocol):
+    """The one contract: the posterior mean ``E[x_0 | x_t]``, as the network or the exact formula knows it.
+
+    Called with ``x`` ``(B, ...)``, the time ``t`` ``(B,)`` (a float tensor, the schedule's own time) and conditions
+    ``(B, ...)`` by name, it returns x0_hat, of the shape of x.
+    """
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor: ...
+
+
+class NetworkDenoiser:
+    """A network, its schedule and what it predicts, as a `Denoiser`.
+
+    The network is called as ``network(x, t - 1, **condition)``: its timestep is the index 0..T-1.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], schedule: Schedule, prediction: Prediction):
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        alpha, sigma = per_sample(self.schedule.alpha(t), x), per_sample(self.schedule.sigma(t), x)
+        output = self.network(x, t - 1, **condition).to(x.dtype)
+        return to_x0(self.prediction, output, x, alpha, sigma)
+
+
+class ClippedDenoiser:
+    """A denoiser whose answers are clipped to [-limit, limit], where images live.
+
+    Early in sampling x0_hat is a division by a small alpha; clipping keeps its errors from carrying x out of range,
+    as DDPM's released sampler does.
+    """
+
+    def __init__(self, denoise: Denoiser, limit: float = 1.0):
+        self.denoise = denoise
+        self.schedule = denoise.schedule
+        self.limit = limit
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        return self.denoise(x, t, **condition).clamp(-self.limit, self.limit)

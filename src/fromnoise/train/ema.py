@@ -1,0 +1,36 @@
+"""The exponential moving average of a network's weights: what is evaluated, sampled from and shipped."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class EMA:
+    """A running average ``shadow = decay * shadow + (1 - decay) * parameter`` after each step. Eq. ema.
+
+    Early on the decay is ``(1 + n) / (10 + n)`` at update n, if that is less, so that the random start is forgotten.
+
+    Args:
+        parameters: copied, never changed.
+        decay: in [0, 1): about ``1 / (1 - decay)`` steps are averaged.
+
+    Attributes:
+        shadow: the averages, in the order and dtype of ``parameters``: float32, or small updates are lost.
+        updates: how many there have been.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), section 4 (decay 0.9999).
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.shadow = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[Tensor]) -> None:
+        """Takes in the parameters after one more step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = [parameter.detach() for parameter in parameters]
+        torch._foreach_lerp_(self.shadow, current, 1 - decay)

@@ -1,0 +1,69 @@
+"""Classifier-free guidance as a wrapper: what it asks of the denoiser, and how often."""
+
+import pytest
+import torch
+
+from fromnoise.diffusion.guidance import GuidedDenoiser
+from fromnoise.diffusion.schedules import Schedule, linear_betas
+
+NULL = 10
+
+
+class Recorder:
+    """A denoiser that answers x + label, sample by sample, and remembers what it was asked."""
+
+    schedule = Schedule(linear_betas())
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, t, label, **condition):
+        self.calls.append((x, t, label, condition))
+        return x + label[:, None]
+
+
+X, T, LABEL = torch.tensor([[0.5], [-1.0], [2.0]]), torch.tensor([900.0, 40.0, 1.0]), torch.tensor([3, 1, 4])
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, [10, 10, 10]), (1.0, [3, 1, 4]), (2.0, [-4, -8, -2])])
+def test_scales(scale, expected):
+    """0 ignores the condition, 1 is conditional, and 2 goes as far again beyond; each with one evaluation."""
+    recorder = Recorder()
+    guided = GuidedDenoiser(recorder, scale, {"label": torch.tensor(NULL)})
+    assert torch.equal(guided(X, T, label=LABEL), X + torch.tensor(expected)[:, None])
+    assert len(recorder.calls) == 1
+    assert guided.schedule is recorder.schedule
+    assert len(recorder.calls[0][0]) == (6 if scale == 2 else 3)
+
+
+def test_batch_order():
+    """The unconditional half comes first; both have the same x and t, and the null is in its own half alone."""
+    recorder = Recorder()
+    GuidedDenoiser(recorder, 3.0, {"label": torch.tensor(float(NULL))})(X, T, label=LABEL)
+    ((x, t, label, _),) = recorder.calls
+    assert torch.equal(x, torch.cat([X, X]))
+    assert torch.equal(t, torch.cat([T, T]))
+    assert label.tolist() == [NULL, NULL, NULL, 3, 1, 4]
+    assert label.dtype == LABEL.dtype
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0])
+def test_other_conditions_stay(scale):
+    """A condition without a null is the same in both halves, and one with a tensor for a null takes that tensor."""
+    recorder, mask = Recorder(), torch.tensor([[1.0], [2.0], [3.0]])
+    prompt, empty = torch.ones(3, 2, 4), torch.zeros(2, 4)
+    guided = GuidedDenoiser(recorder, scale, {"label": torch.tensor(NULL), "prompt": empty})
+    guided(X, T, label=LABEL, mask=mask, prompt=prompt)
+    ((_, _, label, condition),) = recorder.calls
+    halves = {0.0: [True], 1.0: [False], 2.0: [True, False]}[scale]  # whether each half is unconditional
+    assert torch.equal(condition["mask"], torch.cat([mask for _ in halves]))
+    assert torch.equal(condition["prompt"], torch.cat([empty.expand(3, 2, 4) if null else prompt for null in halves]))
+    assert label.tolist() == [n for null in halves for n in ([NULL] * 3 if null else LABEL.tolist())]
+
+
+def test_scales_are_consistent():
+    """The short cuts at 0 and 1 give what the formula would: the answer is affine in the scale."""
+    scales = (0.0, 1.0, 0.5, -1.0, 7.5)
+    at = {s: GuidedDenoiser(Recorder(), s, {"label": torch.tensor(NULL)})(X, T, label=LABEL) for s in scales}
+    for scale, answer in at.items():
+        torch.testing.assert_close(answer, at[0.0] + scale * (at[1.0] - at[0.0]))
