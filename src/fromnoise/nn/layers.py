@@ -1,0 +1,116 @@
+"""The parts of a U-Net other than attention: time embedding, residual block, down- and upsampling.
+
+Attribute names are those of diffusers, so that weights load in both directions without renaming.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fromnoise.nn.normalization import GroupNorm
+
+
+def timestep_embedding(
+    timestep: Tensor,
+    dim: int,
+    *,
+    flip_sin_to_cos: bool = False,
+    freq_shift: float = 0,
+    max_period: float = 10_000,
+) -> Tensor:
+    """A timestep as a vector of sines and cosines of falling frequency. Eq. sinusoid.
+
+    Frequencies are ``max_period ** (-i / (dim/2 - freq_shift))`` for i = 0 .. dim/2 - 1: a geometric
+    series, so that the dot product of two embeddings depends only on the difference of their times.
+
+    Args:
+        timestep: ``(B,)``, the index 0..T-1 (fractions allowed), any real dtype.
+        dim: length of the vector; an odd one ends in a zero.
+        flip_sin_to_cos: cosines first (Stable Diffusion) instead of sines first (DDPM).
+        freq_shift: 1 makes the last frequency exactly ``1 / max_period`` (DDPM); 0 stops just short.
+
+    Returns:
+        ``(B, dim)``, float32 (float64 for float64 timesteps), entries in [-1, 1].
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, as used by Ho et al. 2020 (arXiv 2006.11239).
+    """
+    dtype = torch.float64 if timestep.dtype == torch.float64 else torch.float32
+    half = dim // 2
+    exponent = torch.arange(half, dtype=dtype, device=timestep.device) / (half - freq_shift)
+    frequency = torch.exp(-math.log(max_period) * exponent)
+    angle = timestep.to(dtype)[:, None] * frequency  # (B, dim/2)
+    waves = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
+    return F.pad(torch.cat(waves, dim=1), (0, dim % 2))
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers that turn the sinusoids ``(B, in_dim)`` into the vector ``(B, dim)`` every block sees."""
+
+    def __init__(self, in_dim: int, dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, sinusoids: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(sinusoids)))
+
+
+class ResidualBlock(nn.Module):
+    """``x + f(x, time)``: two times normalise, SiLU, 3x3 convolution, with the time added between them.
+
+    Shapes: ``(B, in_channels, H, W)`` and ``(B, time_dim)`` to ``(B, out_channels, H, W)``.
+
+    With ``scale_shift`` the time scales and shifts the second normalisation instead of being added.
+    Source: Ho et al. 2020, appendix B; scale and shift from Nichol and Dhariwal 2021 (arXiv 2102.09672).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, time_dim: int, *, groups: int, eps: float, scale_shift: bool
+    ):
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.norm1 = GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_dim, 2 * out_channels if scale_shift else out_channels)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        time = self.time_emb_proj(F.silu(time))[:, :, None, None]  # (B, C or 2C, 1, 1)
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        h = self.conv2(F.silu(h))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nn.Module):
+    """Halves height and width with a strided convolution, ``(B, C, H, W)`` to ``(B, C, H/2, W/2)``.
+
+    ``padding=0`` pads one row below and one column to the right first, as the DDPM release does.
+    """
+
+    def __init__(self, channels: int, padding: int):
+        super().__init__()
+        self.pad_after = padding == 0
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_after else x)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width (each pixel four times, then a convolution)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,218 @@
+"""The U-Net: one class, from the digits network to DDPM's, told apart by the numbers in its config.
+
+Its state-dict names are those of diffusers' ``UNet2DModel``; `unet_config_from_diffusers` and
+`unet_config_to_diffusers` (in `fromnoise.nn.diffusers_config`) translate the config file.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fromnoise.nn.attention import AttentionBlock
+from fromnoise.nn.layers import Downsample, ResidualBlock, TimestepEmbedding, Upsample, timestep_embedding
+from fromnoise.nn.normalization import GroupNorm
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The numbers that make one U-Net differ from another.
+
+    A level is one resolution: level 0 is the image's own, each further one has half the height and width.
+    """
+
+    in_channels: int = 1
+    """channels of the image"""
+    out_channels: int = 1
+    """channels of the prediction"""
+    sample_size: int = 28
+    """height and width the network was trained at, in pixels"""
+    channels: tuple[int, ...] = (64, 128, 128)
+    """feature channels at each level"""
+    attention_levels: tuple[bool, ...] = (False, False, True)
+    """at which levels residual blocks are followed by self-attention, on the way down and up alike"""
+    middle_attention: bool = True
+    """self-attention between the two middle blocks"""
+    layers_per_block: int = 2
+    """residual blocks at each level on the way down (one more on the way up)"""
+    head_dim: int | None = None
+    """channels of one attention head; none: a single head"""
+    num_class_embeds: int | None = None
+    """rows of the class table, the null class included; none: unconditional"""
+    norm_groups: int = 32
+    norm_eps: float = 1e-5
+    scale_shift: bool = False
+    """the time scales and shifts the second normalisation instead of being added before it"""
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    downsample_padding: int = 1
+    """0 pads below and to the right only, as the DDPM release does"""
+
+    def __post_init__(self) -> None:
+        if len(self.attention_levels) != len(self.channels):
+            raise ValueError(
+                f"{len(self.attention_levels)} attention_levels for {len(self.channels)} levels of channels"
+            )
+        attended = [width for width, attend in zip(self.channels, self.attention_levels, strict=True) if attend]
+        for width in self.channels:
+            if width % self.norm_groups:
+                raise ValueError(f"channels {width} is not a multiple of norm_groups {self.norm_groups}")
+        for width in attended + [self.channels[-1]] * self.middle_attention:
+            if self.head_dim is not None and width % self.head_dim:
+                raise ValueError(f"channels {width} is not a multiple of head_dim {self.head_dim}")
+        if self.sample_size % self.size_multiple:
+            raise ValueError(f"sample_size {self.sample_size} is not a multiple of {self.size_multiple}")
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of an input must be multiples of this."""
+        return 2 ** (len(self.channels) - 1)
+
+
+class _Blocks(nn.Module):
+    """One level's residual blocks, each followed by attention where the level has it."""
+
+    def __init__(self, config: UNetConfig, widths: list[tuple[int, int]], attend: bool):
+        super().__init__()
+        self.resnets = nn.ModuleList(_residual(config, width_in, width_out) for width_in, width_out in widths)
+        if attend:
+            self.attentions = nn.ModuleList(_attention(config, width_out) for _, width_out in widths)
+        self.attend = attend
+
+    def layer(self, i: int, x: Tensor, time: Tensor) -> Tensor:
+        x = self.resnets[i](x, time)
+        return self.attentions[i](x) if self.attend else x
+
+
+class DownBlock(_Blocks):
+    """Residual blocks, then half the resolution (not at the last level). Every result is kept for the way up."""
+
+    def __init__(self, config: UNetConfig, widths: list[tuple[int, int]], attend: bool, downsample: bool):
+        super().__init__(config, widths, attend)
+        if downsample:
+            self.downsamplers = nn.ModuleList([Downsample(widths[-1][1], config.downsample_padding)])
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, time)
+            skips.append(x)
+        if self.downsample:
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x
+
+
+class MiddleBlock(_Blocks):
+    """Two residual blocks at the lowest resolution, with attention between them."""
+
+    def __init__(self, config: UNetConfig, width: int):
+        super().__init__(config, [(width, width), (width, width)], attend=False)
+        if config.middle_attention:
+            self.attentions = nn.ModuleList([_attention(config, width)])
+        self.attend_between = config.middle_attention
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        x = self.resnets[0](x, time)
+        if self.attend_between:
+            x = self.attentions[0](x)
+        return self.resnets[1](x, time)
+
+
+class UpBlock(_Blocks):
+    """Residual blocks that each take one result of the way down beside them, then twice the resolution."""
+
+    def __init__(self, config: UNetConfig, widths: list[tuple[int, int]], attend: bool, upsample: bool):
+        super().__init__(config, widths, attend)
+        if upsample:
+            self.upsamplers = nn.ModuleList([Upsample(widths[-1][1])])
+        self.upsample = upsample
+
+    def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), time)
+        return self.upsamplers[0](x) if self.upsample else x
+
+
+class UNet(nn.Module):
+    """Predicts noise, image or velocity from a noisy image and its timestep.
+
+    Call it with ``x`` ``(B, in_channels, H, W)``, ``timestep`` ``(B,)`` (the index 0..T-1) and, for a conditional
+    network, ``class_labels`` ``(B,)`` of integers; it returns ``(B, out_channels, H, W)``. Height and width must be
+    multiples of ``config.size_multiple``.
+
+    Source: Ronneberger et al. 2015 (arXiv 1505.04597); Ho et al. 2020 (arXiv 2006.11239), appendix B.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths, layers = config.channels, config.layers_per_block
+        time_dim = 4 * widths[0]
+        last = len(widths) - 1
+
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(widths[0], time_dim)
+        if config.num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(config.num_class_embeds, time_dim)
+
+        skips = [widths[0]]  # the widths of what the way down leaves for the way up, last one on top
+        self.down_blocks = nn.ModuleList()
+        for level, (width_in, width) in enumerate(pairwise((widths[0], *widths))):
+            pairs = [(width_in if i == 0 else width, width) for i in range(layers)]
+            block = DownBlock(config, pairs, config.attention_levels[level], downsample=level < last)
+            self.down_blocks.append(block)
+            skips += [width] * (layers + block.downsample)
+
+        self.mid_block = MiddleBlock(config, widths[-1])
+
+        self.up_blocks = nn.ModuleList()
+        below = widths[-1]
+        for level in range(last, -1, -1):
+            width = widths[level]
+            pairs = [((below if i == 0 else width) + skips.pop(), width) for i in range(layers + 1)]
+            self.up_blocks.append(UpBlock(config, pairs, config.attention_levels[level], upsample=level > 0))
+            below = width
+
+        self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        time = self._time(timestep, class_labels, x.dtype)  # (B, 4 * channels[0])
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, time, skips)
+        x = self.mid_block(x, time)
+        for block in self.up_blocks:
+            x = block(x, time, skips)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def _time(self, timestep: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Time and class as the one vector that reaches every residual block."""
+        config = self.config
+        sinusoids = timestep_embedding(
+            timestep, config.channels[0], flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+        )
+        time = self.time_embedding(sinusoids.to(dtype))
+        if (class_labels is None) != (config.num_class_embeds is None):
+            kind = "an unconditional" if config.num_class_embeds is None else "a class-conditional"
+            raise ValueError(f"class_labels {'missing' if class_labels is None else 'given'} for {kind} network")
+        return time if class_labels is None else time + self.class_embedding(class_labels)
+
+
+def _residual(config: UNetConfig, width_in: int, width_out: int) -> ResidualBlock:
+    return ResidualBlock(
+        width_in,
+        width_out,
+        4 * config.channels[0],
+        groups=config.norm_groups,
+        eps=config.norm_eps,
+        scale_shift=config.scale_shift,
+    )
+
+
+def _attention(config: UNetConfig, width: int) -> AttentionBlock:
+    return AttentionBlock(width, head_dim=config.head_dim or width, groups=config.norm_groups, eps=config.norm_eps)
