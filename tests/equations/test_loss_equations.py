@@ -1,0 +1,172 @@
+"""The training objective and what a network may predict: equations l-simple to min-snr."""
+
+import math
+
+import pytest
+import sympy as sp
+import torch
+
+from fromnoise.diffusion.exact import gaussian_denoiser
+from fromnoise.diffusion.losses import Weighting, loss_weight, min_snr_weight, squared_error
+from fromnoise.diffusion.parameterization import (
+    Prediction,
+    error_scale,
+    from_x0,
+    noise_from_x0,
+    to_x0,
+    velocity,
+    x0_from_noise,
+)
+from fromnoise.diffusion.schedules import Schedule, linear_betas
+
+F64 = torch.float64
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=F64)
+
+
+def number(value):
+    return torch.tensor(value, dtype=F64)
+
+
+def test_l_simple__minimum():
+    """SymPy: E(eps - c x_t)^2 on N(0, s^2) is least at c = sigma / (a^2 s^2 + sigma^2), and not 0 there."""
+    a, sigma, s, c = sp.symbols("a sigma s c", positive=True)
+    risk = (1 - c * sigma) ** 2 + c**2 * a**2 * s**2
+    best = sp.solve(sp.diff(risk, c), c)
+    assert best == [sigma / (a**2 * s**2 + sigma**2)]
+    assert sp.simplify(risk.subs(c, best[0]) - a**2 * s**2 / (a**2 * s**2 + sigma**2)) == 0
+
+
+@pytest.mark.parametrize("alpha", [0.95, 0.6, 0.1])
+def test_l_simple(within_four_sigma, generator, alpha):
+    """Monte Carlo: the loss of the best prediction is a^2 s^2 / (a^2 s^2 + sigma^2), a mean over pixels, not a sum."""
+    sigma, s = math.sqrt(1 - alpha**2), 0.5
+    noise = normal(generator, 20_000, 1, 2, 3)
+    x_t = alpha * s * normal(generator, 20_000, 1, 2, 3) + sigma * noise
+    marginal = alpha**2 * s**2 + sigma**2
+    loss = squared_error(sigma * x_t / marginal, noise)
+    assert loss.shape == (20_000,)
+    within_four_sigma(loss, alpha**2 * s**2 / marginal)
+
+
+def test_mse_opt(within_four_sigma, generator):
+    """Least squares on Gaussian data finds the function's line: its residual is orthogonal to 1 and to x."""
+    alpha, mean, variance = number(0.8), number(0.4), number(0.25)
+    sigma = (1 - alpha.square()).sqrt()
+    x0 = mean + variance.sqrt() * normal(generator, 200_000)
+    x = alpha * x0 + sigma * normal(generator, 200_000)
+    residual = x0 - gaussian_denoiser(x, alpha, sigma, mean, variance)
+    within_four_sigma(torch.stack([residual, residual * x, residual * x.square()], 1), 0.0)
+    # The fitted line itself, with the standard errors of regression.
+    design = torch.stack([torch.ones_like(x), x], 1)
+    fit = torch.linalg.lstsq(design, x0[:, None]).solution[:, 0]
+    intercept = gaussian_denoiser(number(0.0), alpha, sigma, mean, variance)
+    slope = gaussian_denoiser(number(1.0), alpha, sigma, mean, variance) - intercept
+    error = (torch.linalg.inv(design.T @ design).diagonal() * residual.square().mean()).sqrt()
+    assert bool(((fit - torch.stack([intercept, slope])).abs() < 4 * error).all())
+
+
+def test_mse_opt__posterior_mean():
+    """Quadrature: the function is Bayes' E[x_0 | x], to 1e-10, also where noise or signal dominate."""
+    x0 = torch.linspace(-6, 6, 20_001, dtype=F64)
+    for alpha in (0.99, 0.7, 0.01):
+        sigma = math.sqrt(1 - alpha**2)
+        for x in (-1.2, 0.3):
+            weight = torch.exp(-((x - alpha * x0) ** 2) / (2 * sigma**2) - (x0 - 0.4) ** 2 / (2 * 0.25))
+            exact = (weight * x0).sum() / weight.sum()
+            actual = gaussian_denoiser(number(x), number(alpha), number(sigma), number(0.4), number(0.25))
+            torch.testing.assert_close(actual, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_eps_x0(generator):
+    """Image to noise and back, and the noise put in comes out, in float64 to 1e-10."""
+    x0, noise = normal(generator, 5, 3), normal(generator, 5, 3)
+    for a in (0.999, 0.5, 0.01):
+        alpha, sigma = number(a), number(math.sqrt(1 - a**2))
+        x = alpha * x0 + sigma * noise
+        torch.testing.assert_close(x0_from_noise(x, noise, alpha, sigma), x0, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(noise_from_x0(x, x0, alpha, sigma), noise, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(x0_from_noise(x, noise_from_x0(x, x0, alpha, sigma), alpha, sigma), x0)
+
+
+def test_v__rotation():
+    """SymPy: (x, v) is (x_0, eps) turned by an angle, so its inverse is the transpose: a x - sigma v, sigma x + a v."""
+    x0, noise, angle = sp.symbols("x_0 epsilon theta")
+    alpha, sigma = sp.cos(angle), sp.sin(angle)
+    x, v = alpha * x0 + sigma * noise, alpha * noise - sigma * x0
+    assert sp.simplify(alpha * x - sigma * v - x0) == 0
+    assert sp.simplify(sigma * x + alpha * v - noise) == 0
+    assert sp.simplify(sp.diff(x, angle) - v) == 0  # its name: the velocity of x along the arc
+
+
+def test_v(generator):
+    """The function obeys x_0 = a x - sigma v and eps = sigma x + a v, and has the sign of dx / d(angle)."""
+    x0, noise, alpha, sigma = normal(generator, 4, 2), normal(generator, 4, 2), number(0.6), number(0.8)
+    x, v = alpha * x0 + sigma * noise, velocity(x0, noise, alpha, sigma)
+    torch.testing.assert_close(alpha * x - sigma * v, x0)
+    torch.testing.assert_close(sigma * x + alpha * v, noise)
+    torch.testing.assert_close(to_x0(Prediction.VELOCITY, v, x, alpha, sigma), x0)
+    torch.testing.assert_close(velocity(torch.ones_like(x0), torch.zeros_like(x0), alpha, sigma), -0.8 + 0 * x0)
+
+
+def test_err_maps__derivation():
+    """SymPy: at a given x, an error d in the image is -a d / sigma in the noise and -d / sigma in v."""
+    x, x0, d = sp.symbols("x x_0 d")
+    alpha, sigma = sp.symbols("alpha sigma", positive=True)
+
+    def noise(image):
+        return (x - alpha * image) / sigma
+
+    def v(image):
+        return alpha * noise(image) - sigma * image
+
+    snr = alpha**2 / sigma**2
+    assert sp.simplify((noise(x0 + d) - noise(x0)) ** 2 - snr * d**2) == 0
+    difference = sp.simplify((v(x0 + d) - v(x0)) ** 2 - (snr + 1) * d**2)
+    assert sp.simplify(difference.subs(alpha, sp.sqrt(1 - sigma**2))) == 0
+
+
+@pytest.mark.parametrize("prediction", Prediction)
+def test_err_maps(generator, prediction):
+    """The function's factor is that between the squared errors of two images' outputs at the same x."""
+    x, one, other = (normal(generator, 3, 4) for _ in range(3))
+    alpha = torch.tensor([0.99, 0.5, 0.02], dtype=F64)
+    sigma = (1 - alpha.square()).sqrt()
+    outputs = [from_x0(prediction, image, x, alpha[:, None], sigma[:, None]) for image in (one, other)]
+    ratio = squared_error(*outputs) / squared_error(one, other)
+    torch.testing.assert_close(error_scale(prediction, (alpha / sigma).square()), ratio, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr(gamma):
+    """min(SNR, gamma) for the image, / SNR for noise, / (SNR + 1) for v (not min(SNR + 1, gamma)), at every t."""
+    schedule, t = Schedule(linear_betas()), torch.arange(1, 1001, dtype=F64)
+    snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
+    capped = torch.minimum(snr, number(gamma))
+    assert bool((snr > gamma).any() and (snr < gamma).any())
+    torch.testing.assert_close(min_snr_weight(snr, gamma), capped, rtol=0, atol=0)
+    by_prediction = {
+        Prediction.IMAGE: capped,
+        Prediction.NOISE: capped / snr,
+        Prediction.VELOCITY: capped / (snr + 1),
+    }
+    for prediction, expected in by_prediction.items():
+        actual = loss_weight(Weighting.MIN_SNR, prediction, schedule, t, gamma=gamma)
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
+
+
+def test_min_snr__equal_losses(generator):
+    """The same wrong image costs the same, whichever of noise, image and v the network predicts."""
+    schedule, t = Schedule(linear_betas()), torch.tensor([1, 100, 400, 1000], dtype=F64)
+    alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+    x0, noise, x0_hat = (normal(generator, 4, 6) for _ in range(3))
+    x = alpha * x0 + sigma * noise
+    losses = [
+        loss_weight(Weighting.MIN_SNR, prediction, schedule, t)
+        * squared_error(*(from_x0(prediction, image, x, alpha, sigma) for image in (x0_hat, x0)))
+        for prediction in Prediction
+    ]
+    for loss in losses:
+        torch.testing.assert_close(loss, losses[1], rtol=1e-8, atol=0)

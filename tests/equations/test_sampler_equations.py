@@ -1,0 +1,230 @@
+"""The samplers on data whose answer is known: equations ancestral to ddim-marginal."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import sympy as sp
+import torch
+
+from fromnoise.diffusion import samplers
+from fromnoise.diffusion.exact import EmpiricalDenoiser, gaussian_denoiser
+from fromnoise.diffusion.process import per_sample, posterior_variance
+from fromnoise.diffusion.samplers import Spacing, Variance, ddim, ddim_std, ddpm, sampling_times
+from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas
+
+F64 = torch.float64
+
+
+class Gaussian:
+    """The exact denoiser of N(mean, variance), pixel by pixel."""
+
+    def __init__(self, schedule, mean, variance):
+        self.schedule = schedule
+        self.mean, self.variance = torch.tensor(mean, dtype=F64), torch.tensor(variance, dtype=F64)
+
+    def __call__(self, x, t):
+        alpha, sigma = (per_sample(value, x) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        return gaussian_denoiser(x, alpha, sigma, self.mean, self.variance)
+
+
+def path(sampler, denoise, x, times, generator, **options):
+    """What the sampler saw at each time, and its result."""
+    seen = []
+    result = sampler(denoise, x, times, generator, callback=lambda step, t, x, x0_hat: seen.append(x), **options)
+    return [*seen, result]
+
+
+def final_variance(denoise, times, variance, monkeypatch):
+    """Exact variance of what `ddpm` makes of x_T: the step is linear, so each noise's coefficient squared, summed."""
+    steps, drawn = len(times) - 1, []
+
+    def one_hot(x, generator):
+        drawn.append(None)
+        return torch.zeros_like(x).index_fill_(0, torch.tensor(len(drawn)), 1.0)
+
+    monkeypatch.setattr(samplers, "noise_like", one_hot)
+    x = torch.zeros(steps, 1, dtype=F64)  # row 0 follows x_T, row n the n-th noise; none at the last step
+    alpha_bar = denoise.schedule.alpha_bar[int(times[0])]
+    x[0] = (alpha_bar * denoise.variance + 1 - alpha_bar).sqrt()
+    result = ddpm(denoise, x, times, torch.Generator(), variance=variance).square().sum().item()
+    assert len(drawn) == steps - 1
+    return result
+
+
+def recursion(schedule, data_variance, variance):
+    """The same by hand: var_{t-1} = (of_x0 c + of_xt)^2 var_t + std^2, in the paper's symbols, for every step."""
+    alpha_bar = schedule.alpha_bar.tolist()
+    value = alpha_bar[-1] * data_variance + 1 - alpha_bar[-1]
+    for t in range(schedule.num_timesteps, 0, -1):
+        now, before = alpha_bar[t], alpha_bar[t - 1]
+        beta = 1 - now / before
+        shrink = math.sqrt(now) * data_variance / (now * data_variance + 1 - now)
+        gain = (math.sqrt(before) * beta * shrink + math.sqrt(1 - beta) * (1 - before)) / (1 - now)
+        noise = beta if variance is Variance.LARGE else (1 - before) / (1 - now) * beta
+        value = gain**2 * value + (noise if t > 1 else 0)
+    return value
+
+
+@pytest.mark.parametrize("variance", Variance)
+@pytest.mark.parametrize("data_variance", [0.0, 0.25, 1.0])
+def test_ancestral(monkeypatch, variance, data_variance):
+    """On a Gaussian with its exact denoiser the result's variance is the recursion's, to 1e-9, with both variances."""
+    schedule = Schedule(linear_betas(50, 0.002, 0.4))
+    times = [float(t) for t in range(50, -1, -1)]
+    actual = final_variance(Gaussian(schedule, 0.0, data_variance), times, variance, monkeypatch)
+    assert actual == pytest.approx(recursion(schedule, data_variance, variance), rel=1e-9, abs=1e-25)
+
+
+def test_ancestral__converges(monkeypatch):
+    """With variance beta the error of the result's variance falls like 1 / T: a slope of -1 on N(0, .25)."""
+    errors = []
+    for steps in (100, 200, 400):
+        denoise = Gaussian(Schedule(linear_betas(steps, 0.1 / steps, 20 / steps)), 0.0, 0.25)
+        times = [float(t) for t in range(steps, -1, -1)]
+        errors.append(abs(final_variance(denoise, times, Variance.LARGE, monkeypatch) - 0.25))
+    for coarse, fine in pairwise(errors):
+        assert math.log2(fine / coarse) == pytest.approx(-1, abs=0.1)
+
+
+@pytest.mark.parametrize("variance", Variance)
+@pytest.mark.parametrize("steps", [1, 10, 1000])
+def test_ancestral__exact_data(generator, variance, steps):
+    """Data that are one image come out as that image, exactly: a last step that adds noise leaves a std of .01."""
+    schedule, image = Schedule(linear_betas()), torch.tensor([[0.7, -1.0, 0.0]])
+    x = torch.randn(64, 3, generator=generator)
+    times = sampling_times(1000, steps, Spacing.LEADING)
+    result = ddpm(EmpiricalDenoiser(schedule, image), x, times, generator, variance=variance)
+    assert torch.equal(result, image.expand(64, 3))
+
+
+def test_ancestral__keeps_marginals(within_four_sigma, generator):
+    """Monte Carlo on one image: with beta~ every x_t on the way is distributed as the forward process makes it."""
+    schedule, image = Schedule(linear_betas(10, 0.02, 0.5)), torch.tensor([[0.7]], dtype=F64)
+    times = [10.0, 7.0, 3.0, 2.0, 1.0, 0.0]
+    alpha, sigma = (f(torch.tensor(times, dtype=F64)) for f in (schedule.alpha, schedule.sigma))
+    x = alpha[0] * image + sigma[0] * torch.randn(50_000, 1, generator=generator, dtype=F64)
+    seen = path(ddpm, EmpiricalDenoiser(schedule, image), x, times, generator)
+    for a, s, x in list(zip(alpha, sigma, seen, strict=True))[:-1]:
+        within_four_sigma(x, a * image[0])
+        within_four_sigma((x - a * image).square(), s.square())
+
+
+@pytest.mark.parametrize("variance", Variance)
+def test_ancestral__noise(variance):
+    """Data and x all 0: a step draws its noise alone, the square root of beta or beta~ of the whole jump times z."""
+    schedule, image = Schedule(linear_betas()), torch.zeros(1, 2, dtype=F64)
+    x, times = torch.zeros(3, 2, dtype=F64), [800.0, 500.0]
+    actual = ddpm(EmpiricalDenoiser(schedule, image), x, times, torch.Generator().manual_seed(4), variance=variance)
+    z = torch.randn(3, 2, generator=torch.Generator().manual_seed(4)).double()
+    before, now = schedule.alpha_bar[[500, 800]].tolist()
+    beta = 1 - now / before
+    expected = beta if variance is Variance.LARGE else (1 - before) / (1 - now) * beta
+    torch.testing.assert_close(actual, math.sqrt(expected) * z, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim(eta):
+    """One step equals the paper's equation 12 in its own symbols, with the noise of the same generator."""
+    schedule = Schedule(cosine_betas())
+    seed = torch.Generator().manual_seed(1)
+    x, guess = torch.randn(3, 2, generator=seed, dtype=F64), torch.randn(3, 2, generator=seed, dtype=F64)
+
+    def denoise(x, t):
+        return guess
+
+    denoise.schedule = schedule
+    ab_t, ab_u = schedule.alpha_bar[900], schedule.alpha_bar[650]
+    std = eta * ((1 - ab_u) / (1 - ab_t)).sqrt() * (1 - ab_t / ab_u).sqrt()
+    noise_hat = (x - ab_t.sqrt() * guess) / (1 - ab_t).sqrt()
+    z = torch.randn(3, 2, generator=torch.Generator().manual_seed(2)).double()
+    expected = ab_u.sqrt() * guess + (1 - ab_u - std**2).sqrt() * noise_hat + std * z
+    actual = ddim(denoise, x, [900.0, 650.0], torch.Generator().manual_seed(2), eta=eta)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_ddim__dirac(generator, steps):
+    """On one image at eta = 0 every x_t is alpha(t) x_0 + sigma(t) eps with the eps of the start, in any number of
+    steps, and the last is the image.
+    """
+    schedule, image = Schedule(linear_betas()), torch.tensor([[0.7, -1.0]], dtype=F64)
+    times = sampling_times(1000, steps, Spacing.TRAILING)
+    noise = torch.randn(4, 2, generator=generator, dtype=F64)
+    alpha, sigma = (f(torch.tensor(times, dtype=F64)) for f in (schedule.alpha, schedule.sigma))
+    seen = path(ddim, EmpiricalDenoiser(schedule, image), alpha[0] * image + sigma[0] * noise, times, generator)
+    for a, s, x in zip(alpha, sigma, seen, strict=True):
+        torch.testing.assert_close(x, a * image + s * noise, rtol=1e-9, atol=1e-11)
+    assert torch.equal(seen[-1], image.expand(4, 2))
+
+
+def test_ddim__gaussian(generator):
+    """On N(0, .25) at eta = 0 the exact flow scales x by the ratio of the stds: 1000 steps come within 1 percent."""
+    schedule = Schedule(linear_betas())
+    x, times = torch.randn(4, 2, generator=generator, dtype=F64), sampling_times(1000, 1000, Spacing.LEADING)
+    alpha_bar = schedule.alpha_bar[-1].item()
+    expected = x * math.sqrt(0.25 / (alpha_bar * 0.25 + 1 - alpha_bar))
+    torch.testing.assert_close(ddim(Gaussian(schedule, 0.0, 0.25), x, times, generator), expected, rtol=1e-2, atol=0)
+
+
+def test_ddim__unit_gaussian(generator):
+    """On N(0, 1) at eta = 0 a step from t to u multiplies x by alpha_u alpha_t + sigma_u sigma_t, exactly."""
+    schedule = Schedule(linear_betas())
+    x, times = torch.randn(4, 2, generator=generator, dtype=F64), sampling_times(1000, 20, Spacing.LEADING)
+    angle = schedule.alpha_bar[[int(t) for t in times]].sqrt().acos()  # alpha is its cosine, sigma its sine
+    result = ddim(Gaussian(schedule, 0.0, 1.0), x, times, generator)
+    torch.testing.assert_close(result, x * angle.diff().cos().prod(), rtol=1e-9, atol=0)
+
+
+def test_ddim_eta__ancestral():
+    """SymPy: with eta = 1 the variance is beta~, and then the whole step is the posterior's mean."""
+    a_u, a_t = sp.symbols("a_u a_t", positive=True)
+    sigma_u2, sigma_t2 = 1 - a_u**2, 1 - a_t**2
+    beta = 1 - (a_t / a_u) ** 2
+    variance = sigma_u2 / sigma_t2 * (1 - a_t**2 / a_u**2)
+    assert sp.simplify(variance - sigma_u2 / sigma_t2 * beta) == 0
+    # Coefficient of x_t: sqrt(sigma_u^2 - variance) / sigma_t, to be a_t / a_u sigma_u^2 / sigma_t^2 (both positive).
+    assert sp.simplify((sigma_u2 - variance) / sigma_t2 - (a_t / a_u * sigma_u2 / sigma_t2) ** 2) == 0
+
+
+def test_ddim_eta():
+    """The function is eta sigma_u / sigma_t sqrt(1 - a_t^2 / a_u^2) for any u < t; 0 at u = 0; beta~ at eta = 1."""
+    schedule = Schedule(linear_betas())
+    u, t = (torch.tensor(v, dtype=F64) for v in ([0, 1, 400, 999, 100], [1, 2, 500, 1000, 900]))
+    ab_u, ab_t = schedule.alpha_bar[u.long()], schedule.alpha_bar[t.long()]
+    for eta in (0.0, 0.4, 1.0):
+        expected = eta * ((1 - ab_u) / (1 - ab_t)).sqrt() * (1 - ab_t / ab_u).sqrt()
+        torch.testing.assert_close(ddim_std(schedule, u, t, eta), expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(ddim_std(schedule, u, t, 1.0).square(), posterior_variance(schedule, u, t))
+
+
+def test_ddim_eta__sampler(generator):
+    """With eta = 1 and the same noise, `ddim` and `ddpm` with beta~ draw the same samples, over a subset of steps."""
+    denoise = Gaussian(Schedule(linear_betas()), 0.3, 0.25)
+    x, times = torch.randn(5, 3, generator=generator, dtype=F64), sampling_times(1000, 20, Spacing.LINSPACE)
+    one, other = (torch.Generator().manual_seed(3) for _ in range(2))
+    torch.testing.assert_close(ddim(denoise, x, times, one, eta=1.0), ddpm(denoise, x, times, other))
+
+
+def test_ddim_marginal():
+    """SymPy: for any std the step takes N(a_t x_0, sigma_t^2) to N(a_u x_0, sigma_u^2), the forward marginal."""
+    a_u, a_t, x0, noise, z, std = sp.symbols("a_u a_t x_0 epsilon z varsigma", positive=True)
+    sigma_t, sigma_u2 = sp.sqrt(1 - a_t**2), 1 - a_u**2
+    x_t = a_t * x0 + sigma_t * noise
+    noise_hat = (x_t - a_t * x0) / sigma_t
+    x_u = sp.expand(a_u * x0 + sp.sqrt(sigma_u2 - std**2) * noise_hat + std * z)
+    assert sp.simplify(x_u.coeff(x0) - a_u) == 0
+    assert sp.simplify(x_u.coeff(noise) ** 2 + x_u.coeff(z) ** 2 - sigma_u2) == 0
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_marginal__sampler(within_four_sigma, generator, eta):
+    """Monte Carlo on one image: whatever eta, every x_t on the way has the forward process's mean and variance."""
+    schedule, image = Schedule(linear_betas(10, 0.02, 0.5)), torch.tensor([[0.7]], dtype=F64)
+    times = [10.0, 6.0, 3.0, 1.0, 0.0]
+    alpha, sigma = (f(torch.tensor(times, dtype=F64)) for f in (schedule.alpha, schedule.sigma))
+    x = alpha[0] * image + sigma[0] * torch.randn(50_000, 1, generator=generator, dtype=F64)
+    seen = path(ddim, EmpiricalDenoiser(schedule, image), x, times, generator, eta=eta)
+    for a, s, x in list(zip(alpha, sigma, seen, strict=True))[:-1]:
+        within_four_sigma(x, a * image[0])
+        within_four_sigma((x - a * image).square(), s.square())
