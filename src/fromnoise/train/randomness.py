@@ -1,0 +1,72 @@
+"""Everything random in training, as a function of the seed and the step alone.
+
+Nothing is carried from one step to the next, so a resumed run draws what the uninterrupted one would have; and each
+process of several draws the whole batch's and takes its share, so that no draw depends on who makes it.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What one step needs beyond the images, for the whole batch of B."""
+
+    t: Tensor
+    """``(B,)`` whole times in 1..T, float32"""
+    noise: Tensor
+    """``(B, C, H, W)`` standard normal"""
+    drop: Tensor
+    """``(B,)`` uniform in [0, 1): the label is dropped where this is below the dropout probability"""
+    flip: Tensor
+    """``(B,)`` bool, one half each"""
+
+
+def generator_for(seed: int, *position: int) -> torch.Generator:
+    """A CPU generator that depends on all the numbers, and is unrelated for different ones."""
+    word = np.random.SeedSequence([len(position), seed, *position]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(word) >> 1)
+
+
+def step_draws(seed: int, step: int, shape: tuple[int, int, int, int], num_timesteps: int) -> Draws:
+    """The draws of a step, for a batch of images of ``shape`` ``(B, C, H, W)``.
+
+    The times are spread evenly over 1..T from one random start, which halves the scatter of the loss.
+    Source: Kingma et al. 2021 (arXiv 2107.00630), appendix I.1.
+    """
+    generator = generator_for(seed, 1, step)
+    batch = shape[0]
+    start = torch.rand(1, generator=generator, dtype=torch.float64)
+    spread = (start + torch.arange(batch, dtype=torch.float64) / batch) % 1
+    t = (spread * num_timesteps).floor() + 1
+    return Draws(
+        t=t.float(),
+        noise=torch.randn(shape, generator=generator),
+        drop=torch.rand(batch, generator=generator),
+        flip=torch.rand(batch, generator=generator) < 0.5,
+    )
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
+    """Which of ``count`` images make up step number ``step`` (from 0): ``(batch,)``.
+
+    The images are gone through in a new order each epoch; an epoch's last images and the next one's first may share
+    a batch.
+    """
+    position = step * batch + torch.arange(batch)
+    epochs = position // count
+    return torch.cat(
+        [
+            _epoch_order(seed, int(epoch), count)[position[epochs == epoch] % count]
+            for epoch in epochs.unique(sorted=True)
+        ]
+    )
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.randperm(count, generator=generator_for(seed, 0, epoch))

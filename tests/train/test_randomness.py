@@ -1,0 +1,62 @@
+"""What is drawn in training depends on the seed, the step and the place in the batch, and on nothing else."""
+
+import torch
+
+from fromnoise.train.randomness import batch_indices, generator_for, step_draws
+
+SHAPE = (16, 1, 4, 4)
+
+
+def test_a_step_draws_the_same_whenever_it_is_asked():
+    first = step_draws(3, 7, SHAPE, 1000)
+    torch.manual_seed(99)
+    step_draws(3, 6, SHAPE, 1000)
+    again = step_draws(3, 7, SHAPE, 1000)
+    for name in ("t", "noise", "drop", "flip"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+
+
+def test_steps_and_seeds_draw_differently():
+    base = step_draws(0, 0, SHAPE, 1000)
+    for other in (step_draws(0, 1, SHAPE, 1000), step_draws(1, 0, SHAPE, 1000)):
+        assert not torch.equal(base.noise, other.noise)
+        assert not torch.equal(base.t, other.t)
+        assert not torch.equal(base.drop, other.drop)
+
+
+def test_no_two_streams_are_the_same():
+    seen = {torch.rand(1, generator=generator_for(*key)).item() for key in [(0, 1), (1, 0), (0, 0, 1), (0, 1, 0), (1,)]}
+    assert len(seen) == 5
+
+
+def test_times_cover_all_of_1_to_T_evenly():
+    t = torch.cat([step_draws(0, step, SHAPE, 40).t for step in range(2000)])
+    counts = torch.bincount(t.long(), minlength=41)
+    assert counts[0] == 0
+    assert len(counts) == 41
+    assert t.equal(t.round())
+    assert counts[1:].float().sub(800).abs().max() < 120  # 4 sigma of a binomial would be 112
+
+
+def test_draws_have_the_distributions_they_claim():
+    draws = [step_draws(0, step, (64, 1, 8, 8), 1000) for step in range(200)]
+    noise = torch.cat([d.noise for d in draws]).flatten()
+    drop = torch.cat([d.drop for d in draws])
+    flip = torch.cat([d.flip for d in draws]).float()
+    assert abs(noise.mean()) < 4 / len(noise) ** 0.5
+    assert abs(noise.var() - 1) < 4 * (2 / len(noise)) ** 0.5
+    assert abs((drop < 0.1).float().mean() - 0.1) < 4 * (0.09 / len(drop)) ** 0.5
+    assert abs(flip.mean() - 0.5) < 4 * 0.5 / len(flip) ** 0.5
+
+
+def test_every_image_comes_once_an_epoch_in_a_new_order():
+    count, batch = 50, 8
+    stream = torch.cat([batch_indices(0, step, batch, count) for step in range(50)])
+    epochs = stream[: count * 8].view(8, count)
+    assert epochs.sort(dim=1).values.equal(torch.arange(count).expand(8, count))
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 8
+
+
+def test_a_batch_may_span_epochs():
+    stream = torch.cat([batch_indices(5, step, 7, 3) for step in range(6)])
+    assert stream.view(-1, 3).sort(dim=1).values.equal(torch.arange(3).expand(14, 3))

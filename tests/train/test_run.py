@@ -1,0 +1,183 @@
+"""What a training run leaves behind, and how it stops when it must."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+from runs import TINY, checkpoint_steps
+
+from fromnoise.data.images import load_images
+from fromnoise.errors import UserError
+from fromnoise.models import open_model
+from fromnoise.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from fromnoise.train.config import load_config, parse_config
+from fromnoise.train.loop import Trainer
+from fromnoise.train.run import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(load_config(str(TINY)), tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_folder_is_a_model(run):
+    from diffusers import DDPMPipeline
+
+    model = open_model(run)
+    assert model.num_classes == 10
+    assert model.null_class == 10
+    pipeline = DDPMPipeline.from_pretrained(run)
+    x, t, label = torch.randn(2, 1, 8, 8), torch.tensor([3, 50]), torch.tensor([0, 10])
+    with torch.no_grad():
+        theirs = pipeline.unet(x, t, label).sample
+        assert torch.allclose(model.unet(x, t, label), theirs, atol=1e-5)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_the_exported_weights_are_the_averages(run):
+    groups, _ = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    for name, weight in open_model(run).unet.state_dict().items():
+        assert torch.equal(weight, groups["ema"][name].bfloat16().float())
+
+
+def test_the_log_tells_the_story(run):
+    steps = [line for line in log(run) if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(2, 41, 2))
+    assert all(math.isfinite(line[key]) for line in steps for key in ("loss", "gradient_norm", "learning_rate"))
+    assert all(line["images_per_second"] > 0 for line in steps)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    validations = [line for line in log(run) if "validation_loss" in line]
+    assert [line["step"] for line in validations] == [20, 40]
+    for line in validations:
+        bands = line["validation_loss_by_noise"]
+        assert len(bands) == 4
+        assert line["validation_loss"] == pytest.approx(sum(bands) / 4)
+
+
+def test_the_tensorboard_log_holds_the_same(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    logged = {event.step: event.value for event in events.Scalars("loss")}
+    assert logged == pytest.approx({line["step"]: line["loss"] for line in log(run) if "loss" in line})
+    assert [event.step for event in events.Images("preview")] == [20, 40]
+
+
+def test_previews_and_samples_are_pictures(run):
+    for path in [*sorted((run / "previews").iterdir()), run / "samples.png"]:
+        with Image.open(path) as picture:
+            assert picture.size == (10 * (56 + 2) + 2, 4 * (56 + 2) + 2)
+
+
+def test_the_model_card_and_preset_say_how_it_was_made(run):
+    assert parse_config((run / "training.toml").read_text(), "x") == load_config(str(TINY))
+    card = (run / "README.md").read_text()
+    loss = [line["validation_loss"] for line in log(run) if "validation_loss" in line][-1]
+    assert f"| 40 | {loss:.4f} |" in card
+    assert "1280 images" in card
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    config = load_config(str(TINY)).override({"train.keep_checkpoints": 2, "train.preview_every": 1000})
+    assert checkpoint_steps(train(config, tmp_path / "run")) == [30, 40]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    healthy = Trainer.loss
+
+    def ill(self, *arguments):
+        loss = healthy(self, *arguments)
+        return loss * torch.nan if self.step == 14 else loss
+
+    monkeypatch.setattr(Trainer, "loss", ill)
+    with pytest.raises(UserError, match="no longer finite at step 16") as caught:
+        train(load_config(str(TINY)), tmp_path / "run")
+    assert "step-00000010" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert checkpoint_steps(tmp_path / "run") == [10]
+    groups, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000010")
+    assert all(tensor.isfinite().all() for tensor in groups["weights"].values())
+
+
+def test_the_null_class_is_learned_at_the_rate_of_the_dropout(tmp_path, monkeypatch):
+    seen = []
+    original = Trainer.loss
+
+    def watch(self, network, images, labels, *rest):
+        if network is self.parallel:
+            seen.append(labels)
+        else:
+            assert (labels < 10).all(), "validation must not drop labels"
+        return original(self, network, images, labels, *rest)
+
+    monkeypatch.setattr(Trainer, "loss", watch)
+    train(load_config(str(TINY)).override({"train.class_dropout": 0.25}), tmp_path / "run")
+    dropped = (torch.cat(seen) == 10).float()
+    assert abs(dropped.mean() - 0.25) < 4 * (0.25 * 0.75 / len(dropped)) ** 0.5
+
+
+def test_flipping_mirrors_half_of_the_images(tmp_path, monkeypatch):
+    data = load_images("digits", "train", channels=1, size=8, labelled=True)
+    originals = {image.numpy().tobytes() for image in data.pixels}
+    seen = []
+    original = Trainer.loss
+
+    def watch(self, network, images, *rest):
+        if network is self.parallel:
+            seen.extend(((images + 1) * 127.5).round().byte())
+        return original(self, network, images, *rest)
+
+    monkeypatch.setattr(Trainer, "loss", watch)
+    train(load_config(str(TINY)), tmp_path / "run")
+    straight = sum(image.contiguous().numpy().tobytes() in originals for image in seen)
+    mirrored = sum(image.flip(-1).contiguous().numpy().tobytes() in originals for image in seen)
+    assert straight + mirrored >= len(seen)
+    assert abs(mirrored / len(seen) - 0.5) < 4 * 0.5 / len(seen) ** 0.5
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    folder = tmp_path / "checkpoints"
+    path = save_checkpoint(folder, 5, {"weights": {"a": torch.arange(3.0)}}, {"note": 1}, keep=2)
+    groups, state = load_checkpoint(path)
+    assert groups["weights"]["a"].equal(torch.arange(3.0))
+    assert state["note"] == 1
+    weights = path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2])
+    with pytest.raises(UserError, match="weights.safetensors is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    save_checkpoint(folder, 1, {"weights": {"a": torch.ones(3)}}, {}, keep=1)
+    with pytest.raises(TypeError):
+        save_checkpoint(folder, 2, {"weights": {"a": torch.ones(3)}}, {"not json": object()}, keep=1)
+    assert [path.name for path in folder.iterdir()] == ["step-00000001"]
+
+
+def test_the_random_states_come_back(tmp_path):
+    import random
+
+    import numpy as np
+
+    path = save_checkpoint(tmp_path, 1, {}, {}, keep=1)
+    draw = lambda: (random.random(), float(np.random.rand()), torch.rand(1).item())  # noqa: E731, NPY002
+    first = draw()
+    assert draw() != first
+    load_checkpoint(path)
+    assert draw() == first
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
+    config = load_config(str(TINY)).override({"train.batch_size": 33})
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", property(lambda self: 2))
+    with pytest.raises(UserError, match="33 cannot be shared evenly by 2"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
