@@ -7,7 +7,6 @@ from a flat directory. Pickles are never opened.
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas
 from fromnoise.errors import UserError
+from fromnoise.files import written_whole
 from fromnoise.nn.diffusers_config import (
     ANYTHING,
     COUNT,
@@ -434,14 +434,5 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there complete, or as it was before."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as problem:
-        raise UserError(f"cannot write {path}: {problem.strerror}") from None
+    with written_whole(path) as partial:
+        partial.write_bytes(content)

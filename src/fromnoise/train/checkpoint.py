@@ -56,9 +56,7 @@ def save_checkpoint(folder: Path, step: int, groups: dict[str, Tensors], state: 
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first; removes what a killed run left half-written."""
-    for partial in folder.glob(".partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    """The complete checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step-*"))
 
 

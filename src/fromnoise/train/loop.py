@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +17,7 @@ from fromnoise.data.images import load_images
 from fromnoise.diffusion.losses import Weighting, training_loss
 from fromnoise.diffusion.parameterization import Prediction
 from fromnoise.errors import UserError
+from fromnoise.files import written_whole
 from fromnoise.generate import Request, generate, resolve_device
 from fromnoise.models import Model, SchedulerConfig
 from fromnoise.nn.unet import UNet, UNetConfig
@@ -291,9 +291,8 @@ class RunLog:
         self.path = folder / "log.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= resumed_step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.path)
+        with written_whole(self.path) as partial:
+            partial.write_text("".join(kept))
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
     def write(self, step: int, **values: Any) -> None:

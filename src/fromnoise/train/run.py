@@ -11,8 +11,9 @@ import torch
 from tqdm import tqdm
 
 from fromnoise.errors import UserError
+from fromnoise.files import remove_partial, written_whole
 from fromnoise.models import save_model
-from fromnoise.pictures import save_grid, written_whole
+from fromnoise.pictures import save_grid
 from fromnoise.train.checkpoint import list_checkpoints
 from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, parse_config, preset_names
 from fromnoise.train.loop import RunLog, Trainer
@@ -30,12 +31,11 @@ def check_folder(folder: Path, resume: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give --out a folder")
-    if resume:
-        return
     if (folder / "training.toml").exists():
-        raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty: give another --out")
+        if not resume:
+            raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    elif folder.exists() and any(not path.name.startswith(".partial-") for path in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no run: give another --out")
 
 
 def resumed_config(folder: Path, config: TrainingConfig, given: TrainingConfig) -> TrainingConfig:
@@ -81,6 +81,7 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
     try:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_partial(folder)
             with written_whole(folder / "training.toml") as partial:
                 partial.write_text(dump_config(config), encoding="utf-8")
         trainer.accelerator.wait_for_everyone()
@@ -98,8 +99,7 @@ def _loop(trainer: Trainer) -> float:
     """Takes all steps that are left; returns the seconds spent training, those before a resumption included."""
     loop, folder, say = trainer.config.train, trainer.folder, trainer.accelerator.print
     main = trainer.accelerator.is_main_process
-    checkpoints = list_checkpoints(folder / "checkpoints") if main else sorted((folder / "checkpoints").glob("step-*"))
-    trainer.accelerator.wait_for_everyone()
+    checkpoints = list_checkpoints(folder / "checkpoints")
     before = trainer.load(checkpoints[-1])["seconds"] if checkpoints else 0.0
     if checkpoints:
         say(f"resuming from {checkpoints[-1]}")

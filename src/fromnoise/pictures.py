@@ -1,0 +1,54 @@
+"""Images on disk: grids, folders of PNGs, and arrays."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from fromnoise.files import written_whole
+
+PADDING = 2
+
+
+def grid(images: Tensor, columns: int) -> Image.Image:
+    """Images uint8 ``(N, C, H, W)`` in rows of ``columns``, a little apart on white; small ones enlarged."""
+    count, channels, height, width = images.shape
+    scale = max(1, 56 // height)
+    rows = math.ceil(count / columns)
+    cell_height, cell_width = height * scale + PADDING, width * scale + PADDING
+    canvas = np.full((rows * cell_height + PADDING, columns * cell_width + PADDING, channels), 255, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = i // columns * cell_height + PADDING, i % columns * cell_width + PADDING
+        canvas[top : top + height * scale, left : left + width * scale] = image.repeat(scale, 0).repeat(scale, 1)
+    return _picture(canvas)
+
+
+def save_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Writes `grid` as one PNG."""
+    with written_whole(path) as partial:
+        grid(images, columns).save(partial, format="PNG")
+
+
+def save_array(path: Path, images: Tensor, labels: Tensor | None) -> None:
+    """Writes an ``.npz`` with ``images`` uint8 ``(N, H, W, C)`` and, where there are any, ``labels`` ``(N,)``."""
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def save_folder(path: Path, images: Tensor, name: Callable[[int], str]) -> None:
+    """Writes a new folder with one PNG for each image, ``name(i)`` its file name."""
+    with written_whole(path) as partial:
+        partial.mkdir()
+        for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+            _picture(image).save(partial / name(i), format="PNG")
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
