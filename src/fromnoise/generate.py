@@ -1,0 +1,182 @@
+"""A request becomes images: which classes, which sampler, how many steps, from which seed."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromnoise.data.images import to_pixels
+from fromnoise.diffusion import samplers
+from fromnoise.diffusion.guidance import GuidedDenoiser
+from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
+from fromnoise.diffusion.process import noise_like
+from fromnoise.errors import UserError
+from fromnoise.models import Model
+from fromnoise.nn.unet import UNetConfig
+
+SAMPLERS = ("ddim", "ddpm")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DDIM_STEPS = 25
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw. None means the model's own setting, from its scheduler's config."""
+
+    n: int = 64
+    classes: tuple[int, ...] | None = None
+    """repeated in order until there are n images; none: all classes, where there are any"""
+    sampler: str = "ddim"
+    steps: int | None = None
+    spacing: str | None = None
+    eta: float = 0.0
+    variance: str | None = None
+    clip: bool | None = None
+    guidance: float = 1.0
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "auto"
+    dtype: str = "fp32"
+
+    def validate(self, model: Model) -> None:
+        """Refuses what this model cannot do, with a `UserError` of one line."""
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"unknown sampler {self.sampler!r}: there are {', '.join(SAMPLERS)}")
+        if self.spacing is not None and self.spacing not in list(samplers.Spacing):
+            raise UserError(f"unknown spacing {self.spacing!r}: there are {', '.join(samplers.Spacing)}")
+        if self.variance is not None and self.variance not in list(samplers.Variance):
+            raise UserError(f"unknown variance {self.variance!r}: there are {', '.join(samplers.Variance)}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"unknown dtype {self.dtype!r}: there are {', '.join(DTYPES)}")
+        for name, least in (("n", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        if self.seed + self.n > 2**63:
+            raise UserError(f"seed must be below 2^63, not {self.seed}")
+        total = model.scheduler.num_train_timesteps
+        if self.steps is not None and not 1 <= self.steps <= total:
+            raise UserError(
+                f"steps must be between 1 and {total}, the number this model was trained with, not {self.steps}"
+            )
+        if not 0 <= self.eta <= 1:
+            raise UserError(f"eta must be between 0 and 1, not {self.eta}")
+        if self.eta and self.sampler != "ddim":
+            raise UserError(f"eta belongs to the ddim sampler; {self.sampler} has none")
+        if self.variance and self.sampler != "ddpm":
+            raise UserError(f"variance belongs to the ddpm sampler; {self.sampler} has none")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance must be a finite number, not {self.guidance}")
+        if self.guidance != 1 and model.null_class is None:
+            kind = "was trained without a null class" if model.num_classes else "is unconditional"
+            raise UserError(f"guidance needs a model that knows 'no class'; this one {kind}: leave --guidance out")
+        if self.classes is not None and not model.num_classes:
+            raise UserError("this model is unconditional: leave --classes out")
+        for label in self.classes or ():
+            if not 0 <= label < model.num_classes:
+                raise UserError(f"there is no class {label}: this model knows 0 to {model.num_classes - 1}")
+        channels_in, channels_out = model.unet.config.in_channels, model.unet.config.out_channels
+        if channels_in != channels_out or channels_in not in (1, 3):
+            raise UserError(
+                f"images have 1 channel (grey) or 3 (colour): this model takes {channels_in}, predicts {channels_out}"
+            )
+
+    def num_steps(self, model: Model) -> int:
+        """How many steps are taken: by default all with ddpm, few with ddim."""
+        total = model.scheduler.num_train_timesteps
+        return self.steps or (total if self.sampler == "ddpm" else min(DDIM_STEPS, total))
+
+    def labels(self, model: Model) -> Tensor | None:
+        """The class of each image, ``(n,)``; none for an unconditional model."""
+        if not model.num_classes:
+            return None
+        classes = torch.tensor(self.classes or range(model.num_classes))
+        return classes.repeat(self.n // len(classes) + 1)[: self.n]
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the best there is: CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: a device that this machine or this PyTorch does not have.
+    """
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there = [*(["cuda"] if cuda else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu", *cuda]
+    if name not in ("auto", *there):
+        raise UserError(f"no device {name!r} here: there are auto, {', '.join(there)}")
+    return torch.device(there[0] if name == "auto" else name)
+
+
+def rows_at_a_time(config: UNetConfig, device: torch.device) -> int:
+    """How many rows a network is always shown at a time: a power of two, smaller for large images and wide networks.
+
+    Matrix products and convolutions choose their algorithm by the shape of what they get, and round differently.
+    With this number fixed by the network, not by the request, an image does not depend on the batch that it is in.
+    A CPU is fastest with few rows, which stay in its cache.
+    """
+    room, most = (2**18, 16) if device.type == "cpu" else (2**23, 64)
+    fitting = room // (config.channels[0] * config.sample_size**2)
+    return 1 << min(most, max(1, fitting)).bit_length() - 1
+
+
+@torch.inference_mode()
+def generate(model: Model, request: Request, progress: Callable[[int], None] | None = None) -> Tensor:
+    """Draws the images of a request, uint8 ``(n, C, H, W)``.
+
+    Image i draws everything it needs, its initial noise first, from a CPU generator seeded with ``seed + i``. It does
+    not depend on the batch size or its neighbours, and on the device only by the rounding of its arithmetic.
+
+    Args:
+        progress: called with the number of images times steps just done.
+
+    Raises:
+        UserError: the request does not fit the model.
+    """
+    request.validate(model)
+    device, dtype = resolve_device(request.device), DTYPES[request.dtype]
+    network = copy.deepcopy(model.unet).eval()
+    network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rows = rows_at_a_time(model.unet.config, device)
+
+    def predict(x: Tensor, timestep: Tensor, **condition: Tensor) -> Tensor:
+        """The network's prediction, ``rows`` rows at a time; the last ones are filled up from the first."""
+        order = torch.arange(math.ceil(len(x) / rows) * rows, device=device) % len(x)
+        parts = [
+            network(x[part].to(dtype), timestep[part], **{name: value[part] for name, value in condition.items()})
+            for part in order.split(rows)
+        ]
+        return torch.cat(parts)[: len(x)]
+
+    scheduler = model.scheduler
+    denoise: Denoiser = NetworkDenoiser(predict, scheduler.schedule(), Prediction(scheduler.prediction_type))
+    if request.guidance != 1:
+        denoise = GuidedDenoiser(denoise, request.guidance, {"class_labels": torch.tensor(model.null_class)})
+    if scheduler.clip_sample if request.clip is None else request.clip:
+        denoise = ClippedDenoiser(denoise, scheduler.clip_sample_range)
+    spacing = samplers.Spacing(request.spacing or scheduler.timestep_spacing)
+    times = samplers.sampling_times(
+        scheduler.num_train_timesteps, request.num_steps(model), spacing, scheduler.steps_offset
+    )
+    labels = request.labels(model)
+
+    config = model.unet.config
+    shape = (1, config.in_channels, config.sample_size, config.sample_size)
+    batches = []
+    for indices in torch.arange(request.n).split(request.batch_size):
+        generators = [torch.Generator().manual_seed(request.seed + int(i)) for i in indices]
+        x = noise_like(torch.empty(len(indices), *shape[1:], device=device), generators)
+        condition = {} if labels is None else {"class_labels": labels[indices].to(device)}
+
+        def callback(step: int, t: float, x: Tensor, x0_hat: Tensor) -> None:
+            if progress is not None:
+                progress(len(x))
+
+        if request.sampler == "ddim":
+            x = samplers.ddim(denoise, x, times, generators, eta=request.eta, callback=callback, **condition)
+        else:
+            variance = samplers.Variance(request.variance or scheduler.variance_type)
+            x = samplers.ddpm(denoise, x, times, generators, variance=variance, callback=callback, **condition)
+        batches.append(to_pixels(x).cpu())
+    return torch.cat(batches)

@@ -1,0 +1,49 @@
+"""What the tests of several modules share: two tiny models with random weights, as directories."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fromnoise.models import Model, SchedulerConfig, save_model
+from fromnoise.nn.unet import UNet, UNetConfig
+
+SCHEDULER = SchedulerConfig(
+    num_train_timesteps=20,
+    beta_schedule="squaredcos_cap_v2",
+    prediction_type="v_prediction",
+    timestep_spacing="trailing",
+)
+
+
+def save_random_model(directory: Path, class_names: tuple[str, ...] | None = None, rows: int | None = None) -> Path:
+    """A network for 8x8 grey images whose class table has so many rows."""
+    torch.manual_seed(0)
+    config = UNetConfig(
+        sample_size=8,
+        channels=(8, 16),
+        attention_levels=(False, True),
+        layers_per_block=1,
+        norm_groups=4,
+        num_class_embeds=rows,
+    )
+    save_model(Model(UNet(config), SCHEDULER, class_names), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three classes with a null class beside them."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "conditional", ("a", "b", "c"), rows=4)
+
+
+@pytest.fixture(scope="session")
+def without_null_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three classes and nothing else."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "without-null-class", ("a", "b", "c"), rows=3)
+
+
+@pytest.fixture(scope="session")
+def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows no classes."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "unconditional")

@@ -1,0 +1,671 @@
+"""The command line: what it writes and says when all is well, and the one line it says when it is not."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import diffusers
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from fromnoise import __version__, models
+from fromnoise.cli import main
+from fromnoise.train.config import preset_names
+
+UNET, WEIGHTS = "unet/config.json", "unet/diffusion_pytorch_model.safetensors"
+SCHEDULER, INDEX = "scheduler/scheduler_config.json", "model_index.json"
+FAST = ["--steps", "2", "--n", "4"]
+
+PRESET = """
+name = "small"
+[data]
+source = "digits"
+size = 8
+[network]
+channels = [8, 16]
+attention_levels = [false, true]
+norm_groups = 4
+head_dim = 8
+"""
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """Each test in a folder of its own, without a network, and without traces in torch's settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "no-cache"))
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def model(conditional, tmp_path):
+    """A model directory that may be changed."""
+    return shutil.copytree(conditional, tmp_path / "model")
+
+
+@pytest.fixture
+def say(capsys):
+    """Runs a command that succeeds; what it prints."""
+
+    def run(*words):
+        assert main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Runs a command that must be refused: the one line that it says, once it is sure that nothing was written."""
+
+    def run(*words):
+        before = snapshot(Path.cwd())
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        output, errors = capsys.readouterr()
+        assert (status, output) == (2, "")
+        assert snapshot(Path.cwd()) == before
+        assert errors.startswith("fromnoise: ")
+        assert errors.count("\n") == 1
+        assert errors.endswith("\n")
+        return errors.removeprefix("fromnoise: ").rstrip("\n")
+
+    return run
+
+
+def snapshot(folder):
+    """Every path below a folder, with the content of the files."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def python(*words, **environment):
+    """A Python process of its own."""
+    return subprocess.run(
+        [sys.executable, *words], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+# Help
+
+
+def test_overview(say):
+    assert say("--help") == say("-h")
+    text = say("--help")
+    for word in ("models", "sample MODEL", "train PRESET|FILE.toml", *preset_names()):
+        assert word in text
+    assert say("--version") == f"fromnoise {__version__}\n"
+
+
+def test_without_a_command(capsys):
+    assert main([]) == 2
+    assert "usage: fromnoise COMMAND" in capsys.readouterr().out
+
+
+def test_help_of_sample(say):
+    text = " ".join(say("sample", "--help").replace("│", " ").split())
+    options = """n classes prompt sampler steps spacing eta variance clip no-clip guidance seed batch-size device dtype
+    revision out"""
+    for option in options.split():
+        assert f"--{option} " in text
+    assert "usage: fromnoise sample [-h] [OPTIONS] MODEL" in text
+    assert "None" not in text
+    assert text.count("(default: ") == 16  # once for each option but --prompt
+
+
+def test_help_of_train(say):
+    text = say("train", "digits", "--help")
+    for option in ("--data ", "--out ", "--resume ", "--data.source ", "--network.channels ", "--diffusion.schedule "):
+        assert option in text
+    assert "(default: 800)" in text  # the steps of digits
+    assert "--train.steps " in say("train", "--help")
+
+
+def test_help_is_quick():
+    """No heavy library is imported for it. The time is that of the quickest of three, a busy machine aside."""
+    code = """
+import sys, time
+start = time.perf_counter()
+from fromnoise.cli import main
+for words in (["--help"], ["models", "--help"], ["sample", "--help"], ["train", "--help"], ["train", "digits", "-h"]):
+    assert main(words) == 0
+heavy = {"torch", "numpy", "datasets", "huggingface_hub", "accelerate", "PIL", "sklearn", "safetensors"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+print("seconds:", time.perf_counter() - start)
+"""
+    results = [python("-c", code) for _ in range(3)]
+    assert {(result.returncode, result.stderr) for result in results} == {(0, "")}
+    assert all(result.stdout.splitlines()[-2] == "heavy: []" for result in results)
+    assert min(float(result.stdout.split()[-1]) for result in results) < 1
+
+
+def test_as_a_module():
+    result = python("-m", "fromnoise", "--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"fromnoise {__version__}\n", "")
+    for encoding in ("utf-8", "ascii"):  # boxes are drawn differently
+        result = python("-m", "fromnoise", "sample", "mnist", "--nonsense", PYTHONIOENCODING=encoding)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == (
+            "fromnoise: Unrecognized options: --nonsense; fromnoise sample --help tells the options\n"
+        )
+
+
+def test_a_reader_that_stops_early():
+    command = f"{sys.executable} -m fromnoise train digits --help | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in result.stderr
+
+
+# models
+
+
+def test_models(say, conditional, tmp_path, monkeypatch):
+    zoo = tmp_path / "zoo"
+    shutil.copytree(conditional, zoo / "letters")
+    (zoo / "letters" / "README.md").write_text("# letters\n\nThe first three.\n")
+    monkeypatch.setattr(models, "ZOO", zoo)
+    monkeypatch.setattr(models, "cached_models", lambda: ["owner/name"])
+    assert [line.split(maxsplit=1) for line in say("models").splitlines()] == [
+        ["letters", "The first three."],
+        ["owner/name", "in the hub's cache"],
+    ]
+    assert say("sample", "letters", *FAST) == "4 images: letters.png\n"
+
+
+def test_models_in_the_cache(say, conditional, tmp_path):
+    """Listed in a process of its own: the hub's library reads its environment when it is imported."""
+    commit = "0123456789" * 4
+    cached = tmp_path / "no-cache" / "models--owner--name"
+    shutil.copytree(conditional, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    result = python("-m", "fromnoise", "models", HF_HUB_CACHE=str(tmp_path / "no-cache"), HF_HUB_OFFLINE="1")
+    assert (result.returncode, result.stderr) == (0, "")
+    listed = [line.split()[0] for line in result.stdout.splitlines()]
+    assert listed == [model.name for model in models.shipped_models()] + ["owner/name"]
+    assert say("sample", "owner/name", *FAST) == "4 images: name.png\n"  # without a network
+
+
+# sample
+
+
+def test_sample_to_a_grid(say, conditional):
+    assert say("sample", conditional, *FAST, "--out", "new/grid.png") == "4 images: new/grid.png\n"
+    with Image.open("new/grid.png") as picture:
+        assert picture.size == (3 * 58 + 2, 2 * 58 + 2)  # a column for each of the three classes
+
+
+def test_sample_to_arrays(say, conditional, unconditional):
+    assert say("sample", conditional, *FAST, "--out", "a.npz") == "4 images: a.npz\n"
+    arrays = np.load("a.npz")
+    assert sorted(arrays) == ["images", "labels"]
+    assert (arrays["images"].dtype, arrays["images"].shape) == (np.uint8, (4, 8, 8, 1))
+    assert arrays["labels"].tolist() == [0, 1, 2, 0]
+    say("sample", unconditional, *FAST, "--out", "b.npz")
+    assert sorted(np.load("b.npz")) == ["images"]
+
+
+def test_sample_to_a_folder(say, conditional, unconditional):
+    say("sample", conditional, *FAST, "--out", "a.npz")
+    assert say("sample", conditional, *FAST, "--out", "new/folder/") == "4 images: new/folder\n"
+    names = ["00000-0.png", "00001-1.png", "00002-2.png", "00003-0.png"]
+    assert sorted(os.listdir("new/folder")) == names
+    pictures = [np.asarray(Image.open(f"new/folder/{name}")) for name in names]
+    assert np.array_equal(np.stack(pictures)[..., None], np.load("a.npz")["images"])
+    say("sample", unconditional, *FAST, "--out", "other")
+    assert sorted(os.listdir("other")) == [f"0000{i}.png" for i in range(4)]
+
+
+def test_default_name_and_number(say, conditional, unconditional):
+    for given in (f"{conditional}", f"{conditional}/", os.path.relpath(conditional)):
+        assert say("sample", given, "--steps", "1") == "24 images: conditional.png\n"  # 8 of each class
+    assert say("sample", conditional, "--steps", "1", "--classes", "2,0") == "16 images: conditional.png\n"
+    assert say("sample", unconditional, "--steps", "1") == "64 images: unconditional.png\n"
+    assert Image.open("unconditional.png").width == 8 * 58 + 2
+    assert sorted(os.listdir()) == ["conditional.png", "unconditional.png"]
+
+
+def test_name_of_the_folder_one_is_in(say, conditional, monkeypatch, tmp_path):
+    monkeypatch.chdir(conditional)
+    assert say("sample", ".", *FAST, "--out", tmp_path / "a.png")
+    monkeypatch.chdir(shutil.copytree(conditional, tmp_path / "here"))
+    assert say("sample", ".", *FAST) == "4 images: here.png\n"
+
+
+def test_an_old_picture_is_replaced(say, conditional):
+    Path("a.png").write_text("old")
+    say("sample", conditional, *FAST, "--out", "a.png")
+    assert Image.open("a.png").size
+
+
+def drawn(say, *words):
+    say("sample", *words, "--out", "drawn.npz")
+    return np.load("drawn.npz")["images"].astype(int)
+
+
+def test_every_option_reaches_the_sampler(say, conditional):
+    few = (conditional, "--steps", "3", "--n", "4")
+    default = drawn(say, *few)
+    assert np.array_equal(drawn(say, *few), default)
+    same = ["--sampler=ddim", "--eta=0", "--guidance=1", "--seed=0", "--clip", "--spacing=trailing", "--dtype=fp32"]
+    assert np.array_equal(drawn(say, *few, *same, "--device=cpu", "--batch-size", "1", "--classes", "0,1,2"), default)
+    others = [
+        ["--sampler", "ddpm"],
+        ["--sampler", "ddpm", "--variance", "fixed_large"],
+        ["--eta", "0.5"],
+        ["--seed", "1"],
+        ["--guidance", "3"],
+        ["--guidance", "0"],
+        ["--spacing", "linspace"],
+        ["--spacing", "leading"],
+        ["--no-clip", "--guidance", "30"],
+        ["--clip", "--guidance", "30"],
+        ["--classes", "1"],
+        ["--dtype", "bf16"],
+    ]
+    results = [default, *(drawn(say, *few, *options) for options in others)]
+    assert len({result.tobytes() for result in results}) == 1 + len(others)
+    assert np.array_equal(drawn(say, conditional, "--steps=3", "--n=1", "--seed=2", "--classes=2")[0], default[2])
+    assert np.abs(results[-1] - default).mean() < 4  # bf16 is another rounding, not another image
+
+
+def test_classes_are_repeated(say, conditional):
+    say("sample", conditional, "--classes", "2,2,0", "--n", "5", "--steps", "1", "--out", "a.npz")
+    assert np.load("a.npz")["labels"].tolist() == [2, 2, 0, 2, 2]
+
+
+def test_default_steps(say, unconditional, monkeypatch):
+    from fromnoise.diffusion import samplers
+
+    taken = []
+    monkeypatch.setattr(samplers, "sampling_times", lambda T, steps, *rest: taken.append(steps) or [20.0, 0.0])
+    drawn(say, unconditional, "--n", "1")
+    drawn(say, unconditional, "--n", "1", "--sampler", "ddpm")
+    drawn(say, unconditional, "--n", "1", "--steps", "9")
+    assert taken == [20, 20, 9]
+
+
+def test_sample_from_a_directory_of_diffusers(say, tmp_path):
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    pipeline = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler(num_train_timesteps=10))
+    pipeline.save_pretrained(tmp_path / "theirs")
+    images = drawn(say, "theirs", "--n", "2", "--seed", "5", "--sampler", "ddpm", "--steps", "1")
+    assert images.shape == (2, 8, 8, 3)
+    noise = [torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(5 + i)) for i in range(2)]
+    noise = torch.cat(noise)
+    pipeline.scheduler.set_timesteps(1)  # leading spacing: the first timestep
+    with torch.no_grad():
+        theirs = pipeline.scheduler.step(unet(noise, 0).sample, 0, noise).prev_sample
+    expected = ((theirs.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+    assert np.abs(images - expected).max() <= 1
+
+
+# What sample refuses
+
+
+def test_unknown_commands(refuse):
+    for word in ("nonsense", "", "--nonsense", "Sample"):
+        assert refuse(word, "x") == f"unknown command {word!r}: there are models, sample, train"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "MODEL"),
+        (["MODEL", "--nonsense", "3"], "--nonsense"),
+        (["MODEL", "another"], "another"),
+        (["MODEL", "--steps"], "'--steps'"),
+        (["MODEL", "--steps", "2.5"], "--steps: .*'2.5'"),
+        (["MODEL", "--steps", "many"], "--steps: .*'many'"),
+        (["MODEL", "--n", "None"], "--n: .*'None'"),
+        (["MODEL", "--eta", "x"], "--eta: .*'x'"),
+        (["MODEL", "--guidance", ""], "--guidance: .*''"),
+        (["MODEL", "--seed", "1e3"], "--seed: .*'1e3'"),
+        (["MODEL", "--dtype", "fp64"], "'fp64' for argument '--dtype'.*'fp32', 'bf16'"),
+        (["MODEL", "--clip", "--no-clip"], "--clip and --no-clip"),
+        (["MODEL", "--clip", "yes"], "yes"),
+    ],
+)
+def test_options_that_cannot_be_read(words, named, refuse, conditional):
+    line = refuse("sample", *[conditional if word == "MODEL" else word for word in words])
+    assert re.search(named, line)
+    assert line.endswith("; fromnoise sample --help tells the options")
+    assert not re.search("[│╭╰─]", line)
+
+
+def test_options_of_the_other_commands_that_cannot_be_read(refuse):
+    assert "--all; fromnoise models --help" in refuse("models", "--all")
+    assert "--train.stepz" in refuse("train", "digits", "--train.stepz", "3")
+    assert "--train.steps: invalid literal" in refuse("train", "digits", "--train.steps", "1.5")
+    assert "--network.channels" in refuse("train", "digits", "--network.channels", "8", "wide")
+    assert "'cubic' for argument '--diffusion.schedule'" in refuse("train", "digits", "--diffusion.schedule", "cubic")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--sampler", "euler"], "unknown sampler 'euler': there are ddim, ddpm"),
+        (["--spacing", "wide"], "unknown spacing 'wide': there are leading, trailing, linspace"),
+        (
+            ["--variance", "learned", "--sampler", "ddpm"],
+            "unknown variance 'learned': there are fixed_small, fixed_large",
+        ),
+        (["--variance", "fixed_large"], "variance belongs to the ddpm sampler; ddim has none"),
+        (["--eta", "0.5", "--sampler", "ddpm"], "eta belongs to the ddim sampler; ddpm has none"),
+        (["--classes", "3"], "there is no class 3: this model knows 0 to 2"),
+        (["--classes", "0,-1"], "there is no class -1: this model knows 0 to 2"),
+        (["--classes=-1"], "there is no class -1: this model knows 0 to 2"),
+        (["--classes", "x"], "--classes takes class numbers with commas, 0,1,2, not 'x'"),
+        (["--classes", ""], "--classes takes class numbers with commas, 0,1,2, not ''"),
+        (["--classes", "1,,2"], "--classes takes class numbers with commas, 0,1,2, not '1,,2'"),
+        (["--prompt", "a cat"], "--prompt needs a text-to-image model, and MODEL is none: give --classes"),
+        (["--steps", "0"], "steps must be between 1 and 20, the number this model was trained with, not 0"),
+        (["--steps", "-3"], "steps must be between 1 and 20, the number this model was trained with, not -3"),
+        (["--steps", "21"], "steps must be between 1 and 20, the number this model was trained with, not 21"),
+        (["--guidance", "nan"], "guidance must be a finite number, not nan"),
+        (["--guidance=-inf"], "guidance must be a finite number, not -inf"),
+        (["--eta", "nan"], "eta must be between 0 and 1, not nan"),
+        (["--eta", "inf"], "eta must be between 0 and 1, not inf"),
+        (["--eta=-0.1"], "eta must be between 0 and 1, not -0.1"),
+        (["--n", "0"], "n must be at least 1, not 0"),
+        (["--n=-1"], "n must be at least 1, not -1"),
+        (["--batch-size", "0"], "batch-size must be at least 1, not 0"),
+        (["--seed=-1"], "seed must be at least 0, not -1"),
+        (["--seed", str(2**63)], f"seed must be below 2^63, not {2**63}"),
+        (["--revision", "v2"], "revision v2 given for MODEL, which is not on the hub: leave it out"),
+    ],
+)
+def test_requests_that_do_not_fit_a_model(options, expected, refuse, conditional):
+    assert refuse("sample", conditional, *options) == expected.replace("MODEL", str(conditional))
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "cpu:3", ""])
+def test_a_device_that_is_not_there(name, refuse, conditional):
+    assert refuse("sample", conditional, "--device", name).startswith(f"no device {name!r} here: there are auto, ")
+
+
+def test_requests_that_need_another_kind_of_model(refuse, unconditional, without_null_class):
+    assert refuse("sample", without_null_class, "--guidance", "2") == (
+        "guidance needs a model that knows 'no class'; this one was trained without a null class: leave --guidance out"
+    )
+    assert refuse("sample", unconditional, "--guidance", "0") == (
+        "guidance needs a model that knows 'no class'; this one is unconditional: leave --guidance out"
+    )
+    assert refuse("sample", unconditional, "--classes", "0") == "this model is unconditional: leave --classes out"
+    assert refuse("sample", unconditional, "--prompt", "a cat", "--prompt", "a dog") == (
+        f"--prompt needs a text-to-image model, and {unconditional} is none: leave --prompt out"
+    )
+
+
+def test_places_that_cannot_be_written(refuse, conditional):
+    Path("file").touch()
+    Path("folder").mkdir()
+    for out, reason in [
+        ("file/a.png", f"cannot be written: {Path('file').absolute()}: Not a directory"),
+        ("file/new/a.npz", "Not a directory"),
+        ("file/folder", "Not a directory"),
+        ("/proc/a.png", "cannot be written: /proc: "),
+        ("/proc/new/folder", "cannot be written: /proc: "),
+        ("folder", "exists already: give a new folder"),
+        ("file", "exists already: give a new folder"),
+        (".", "exists already: give a new folder"),
+        ("a.jpg", "ends in .jpg: give FILE.png (a grid), FILE.npz (arrays) or a folder"),
+        ("a.png.txt", "ends in .txt: give FILE.png (a grid), FILE.npz (arrays) or a folder"),
+    ]:
+        line = refuse("sample", conditional, *FAST, "--out", out)
+        assert line.startswith("--out ")
+        assert out in line or out.endswith(".jpg") or out.endswith(".txt")
+        assert reason in line
+    Path("b.png").mkdir()
+    assert "--out b.png is a folder: give a file" in refuse("sample", conditional, *FAST, "--out", "b.png")
+
+
+def test_a_place_that_is_lost_meanwhile(capsys, conditional, monkeypatch):
+    """What could be written at first and cannot be at last: nothing half-written stays."""
+    Path("a.png").write_text("old")
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert main(["sample", str(conditional), *FAST, "--out", "a.png"]) == 2
+    assert capsys.readouterr() == ("", "fromnoise: cannot write a.png: No space left on device\n")
+    assert main(["sample", str(conditional), *FAST, "--out", "folder"]) == 2
+    assert os.listdir() == ["a.png"]
+    assert Path("a.png").read_text() == "old"
+
+
+def test_interrupted(capsys, conditional, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupt)
+    assert main(["sample", str(conditional), *FAST, "--out", "folder"]) == 130
+    assert capsys.readouterr() == ("", "\nfromnoise: interrupted\n")
+    assert os.listdir() == []
+
+
+def edit_weights(path, change):
+    state = safetensors.torch.load(path.read_bytes())
+    change(state)
+    safetensors.torch.save_file(state, path)
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "named"),
+    [
+        (lambda model: (model / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
+        (lambda model: (model / SCHEDULER).unlink(), f"{SCHEDULER} is missing"),
+        (lambda model: edit_weights(model / WEIGHTS, lambda s: s.pop("conv_in.bias")), "1 missing, first conv_in.bias"),
+        (lambda model: edit_weights(model / WEIGHTS, lambda s: s.update(x=torch.ones(1))), "1 extra, first x"),
+        (lambda model: edit_weights(model / WEIGHTS, lambda s: s.update({"conv_in.bias": torch.ones(9)})), "conv_in.b"),
+        (lambda model: os.truncate(model / WEIGHTS, 5000), "is not a complete safetensors file"),
+        (lambda model: (model / WEIGHTS).write_bytes(b"nonsense" * 100), "is not a complete safetensors file"),
+        (lambda model: edit_json(model / UNET, nonsense=1), "unknown key nonsense"),
+        (lambda model: edit_json(model / SCHEDULER, beta_start="small"), 'beta_start: "small" is not supported'),
+        (lambda model: (model / INDEX).write_text("{"), f"{INDEX} is not a JSON file"),
+    ],
+    ids=str,
+)
+def test_broken_models(break_it, named, refuse, model):
+    break_it(model)
+    line = refuse("sample", "model", *FAST)
+    assert line.startswith("model/")
+    assert named in line
+
+
+def test_only_a_pickle(refuse, model):
+    (model / WEIGHTS).unlink()
+    (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({}))
+    assert "diffusion_pytorch_model.bin is never opened: convert it to safetensors" in refuse("sample", "model")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "no/such/folder", "./no"])
+def test_unknown_models(name, refuse):
+    line = refuse("sample", name, "--out", "a.png")
+    assert line.startswith(f"unknown model {name!r}: shipped are ")
+    assert line.endswith("; or give a directory or a hub id")
+
+
+def test_no_network(refuse):
+    line = refuse("sample", "owner/name")
+    assert line.startswith("cannot reach the hub for owner/name")
+    assert line.endswith(": connect, or pass a local directory")
+
+
+def test_no_network_when_training(tmp_path):
+    """In a process of its own: datasets reads the environment when it is imported."""
+    result = python(
+        "-m", "fromnoise", "train", "mnist", "--out", "run", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "no-cache")
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "fromnoise: cannot reach the hub for ylecun/mnist: connect, or pass --data DIR with a local copy\n"
+    )
+    assert not Path("run").exists()
+
+
+# What train refuses
+
+
+def train(refuse, *words, preset=PRESET):
+    """The line with which a preset is refused; the run would go to a new folder."""
+    Path("small.toml").write_text(preset)
+    return refuse("train", "small.toml", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "which preset? There are PRESETS; or give a .toml file"),
+        (["--train.steps", "3"], "which preset? There are PRESETS; or give a .toml file"),
+        (["nonsense"], "unknown preset 'nonsense': there are PRESETS; or give a .toml file"),
+        ([""], "unknown preset '': there are PRESETS; or give a .toml file"),
+        (["none.toml"], "cannot read none.toml: No such file or directory"),
+        (["folder.toml"], "cannot read folder.toml: Is a directory"),
+    ],
+)
+def test_unknown_presets(words, expected, refuse):
+    Path("folder.toml").mkdir()
+    assert refuse("train", *words) == expected.replace("PRESETS", ", ".join(preset_names()))
+
+
+@pytest.mark.parametrize(
+    ("preset", "named"),
+    [
+        ("steps = = 3", "not valid TOML"),
+        ("x = '\udcff'", "small.toml"),
+        ("[nonsense]", "unknown key nonsense"),
+        ("[train]\nstepz = 3", "stepz"),
+        ("[train]\nsteps = '3'", "train.steps"),
+        ("[train]\nsteps = 1.5", "train.steps"),
+        ("[train]\nsteps = true", "train.steps"),
+        ("train = 3", "train"),
+        ("[network]\nchannels = 3", "network.channels"),
+        ("[network]\nchannels = ['wide']", "network.channels"),
+        ("[diffusion]\nschedule = 'cubic'", "diffusion.schedule"),
+        ("[train]\nlearning_rate = nan", "train.learning_rate must be above 0, not nan"),
+        ("[train]\nlearning_rate = -1", "train.learning_rate must be above 0, not -1"),
+        ("[train]\nclass_dropout = 1.5", "train.class_dropout must be between 0 and 1, not 1.5"),
+        ("[train]\nema_decay = nan", "train.ema_decay must be between 0 and 1, not nan"),
+        ("[data]\nchannels = 2", "data.channels must be 1 (grey) or 3 (colour), not 2"),
+    ],
+)
+def test_bad_presets(preset, named, refuse):
+    Path("small.toml").write_text(preset, "utf-8", "surrogateescape")
+    assert named in refuse("train", "small.toml")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--train.steps 0", "train.steps must be above 0, not 0"),
+        ("--train.batch-size=-1", "train.batch_size must be above 0, not -1"),
+        ("--train.learning-rate nan", "train.learning_rate must be above 0, not nan"),
+        ("--train.learning-rate inf", "train.learning_rate must be above 0, not inf"),
+        ("--train.weight-decay=-1", "train.weight_decay must not be negative, not -1.0"),
+        ("--train.weight-decay nan", "train.weight_decay must not be negative, not nan"),
+        ("--train.class-dropout nan", "train.class_dropout must be between 0 and 1, not nan"),
+        ("--train.checkpoint-every 0", "train.checkpoint_every must be above 0, not 0"),
+        ("--train.seed=-1", "train.seed must not be negative, not -1"),
+        ("--diffusion.num-timesteps 0", "diffusion.num_timesteps must be above 0, not 0"),
+        ("--diffusion.gamma nan", "diffusion.gamma must be above 0, not nan"),
+        ("--data.size 28", "the images of digits are 8x8, not 28x28: set the size to 8"),
+        ("--network.channels 8", "network: 2 attention_levels for 1 levels of channels"),
+        ("--network.norm-groups 3", "network: channels 8 is not a multiple of norm_groups 3"),
+        ("--network.head-dim 3", "network: channels 16 is not a multiple of head_dim 3"),
+        (
+            "--network.channels 8 8 8 8 8 --network.attention-levels False False False False False",
+            "network: sample_size 8 is not a multiple of 16",
+        ),
+        ("--network.channels --network.attention-levels", "network.channels "),
+        ("--network.channels 0 0", "network.channels "),
+        ("--network.channels=-8 8", "network.channels "),
+        ("--network.head-dim=-8", "network.head_dim "),
+        (f"--train.seed {2**64}", "train.seed "),
+    ],
+)
+def test_numbers_that_cannot_be(words, expected, refuse):
+    assert train(refuse, *words.split()).startswith(expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_training_on_a_device_that_is_not_there(refuse):
+    assert train(refuse, "--train.device", "cuda").startswith("no device 'cuda' here: there are auto, ")
+
+
+def test_run_folders_that_cannot_be_used(refuse):
+    Path("file").touch()
+    Path("run").mkdir()
+    Path("run/training.toml").touch()
+    Path("full").mkdir()
+    Path("full/thing").touch()
+    assert train(refuse, "--out", "file") == "file is a file: give --out a folder"
+    assert train(refuse, "--out", "file", "--resume") == "file is a file: give --out a folder"
+    assert train(refuse, "--out", "full") == "full is not empty and holds no run: give another --out"
+    already = "run already holds a run: give --resume to go on with it, or another --out"
+    assert train(refuse, "--out", "run") == already
+    assert "Not a directory" in train(refuse, "--out", "file/run")
+    assert "cannot write /proc/run" in train(refuse, "--out", "/proc/run")
+
+
+def test_the_default_run_folder_is_guarded_too(refuse):
+    Path("runs/small").mkdir(parents=True)
+    Path("runs/small/training.toml").touch()
+    assert train(refuse).startswith("runs/small already holds a run")
+
+
+def save_image(path, size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size).save(path)
+
+
+def test_data_that_cannot_be_used(refuse):
+    Path("empty").mkdir()
+    Path("text").mkdir()
+    Path("text/README.md").write_text("nothing")
+    for i in range(4):
+        save_image(Path(f"broken/{i}.png"))
+        save_image(Path(f"sizes/{i}.png"))
+    for i in range(3):
+        Path(f"broken/{i}.png").write_bytes(b"nonsense")
+    for i in range(3):
+        save_image(Path(f"sizes/{i}.png"), (8, 9))
+    for words, named in [
+        ("--data empty", "empty holds no image and no parquet file"),
+        ("--data text", "text"),
+        ("--data broken", ".png cannot be read as an image: replace or remove it"),
+        ("--data sizes", ".png is 8x9, not 8x8: resize the images, or set the size to theirs"),
+        ("--data ./none", "there is no folder ./none"),
+        ("--data nonsense", "unknown data 'nonsense': give digits, a folder"),
+        ("--data.source nonsense", "unknown data 'nonsense': give digits, a folder"),
+        ("--data sizes --data.conditional", "sizes has no column of class numbers"),
+        ("--data sizes --data.image-column photo", "sizes has no image column 'photo'"),
+    ]:
+        line = train(refuse, *words.split())
+        assert named in line

@@ -1,0 +1,288 @@
+"""From a request to images: which noise, which classes, which settings, and that images do not know of each other."""
+
+import copy
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fromnoise import generate as module
+from fromnoise.data.images import to_pixels
+from fromnoise.diffusion import samplers
+from fromnoise.errors import UserError
+from fromnoise.generate import Request, generate, resolve_device, rows_at_a_time
+from fromnoise.models import Model, SchedulerConfig, open_model
+from fromnoise.nn.unet import UNet, UNetConfig
+
+CPU = torch.device("cpu")
+SAMPLINGS = [{"sampler": "ddim"}, {"sampler": "ddim", "eta": 1.0}, {"sampler": "ddpm"}]
+
+
+@pytest.fixture(scope="module")
+def digits_network():
+    """The network of the mnist-conditional preset, with random weights and biases."""
+    torch.manual_seed(0)
+    config = UNetConfig(channels=(32, 64, 128), attention_levels=(False, False, True), head_dim=32, num_class_embeds=11)
+    unet = UNet(config).eval()
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    scheduler = SchedulerConfig(prediction_type="v_prediction", timestep_spacing="trailing")
+    return Model(unet, scheduler, tuple("0123456789"))
+
+
+@pytest.fixture
+def one_thread():
+    """Where three threads share the work, the last bit may depend on who did which part."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trace(monkeypatch, model, request):
+    """The x of every step, ``(steps, B, C, H, W)``, batch after batch, and the images."""
+    seen = []
+
+    def watched(sampler):
+        def run(*arguments, callback, **options):
+            def watch(step, t, x, x0_hat):
+                seen.append(x.clone())
+                callback(step, t, x, x0_hat)
+
+            return sampler(*arguments, callback=watch, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(samplers, "ddim", watched(samplers.ddim))
+        patch.setattr(samplers, "ddpm", watched(samplers.ddpm))
+        images = generate(model, request)
+    return torch.stack(seen), images
+
+
+# Noise
+
+
+def test_initial_noise(unconditional, monkeypatch):
+    """Others can reproduce it: ``torch.randn((1, C, H, W))`` from a CPU generator seeded with seed + i."""
+    steps, _ = trace(monkeypatch, open_model(unconditional), Request(n=3, seed=40, steps=1))
+    expected = [torch.randn((1, 1, 8, 8), generator=torch.Generator().manual_seed(40 + i)) for i in range(3)]
+    assert torch.equal(steps[0], torch.cat(expected))
+
+
+def test_later_noise_comes_from_the_same_generator(unconditional, monkeypatch):
+    """Twice the same first steps; then the noise of image i, taken out, is its generator's second draw."""
+    model = open_model(unconditional)
+    noisy, _ = trace(monkeypatch, model, Request(n=2, seed=7, steps=4, eta=1.0))
+    monkeypatch.setattr(samplers, "noise_like", lambda x, generator: torch.zeros_like(x))
+    quiet, _ = trace(monkeypatch, model, Request(n=2, seed=7, steps=4, eta=1.0))
+    difference = noisy[1] - quiet[1]
+    for i in range(2):
+        generator = torch.Generator().manual_seed(7 + i)
+        torch.randn((1, 1, 8, 8), generator=generator)
+        second = torch.randn((1, 8, 8), generator=generator)
+        std = difference[i].norm() / second.norm()
+        assert 0.01 < std < 1
+        torch.testing.assert_close(difference[i], std * second, rtol=1e-4, atol=1e-6)
+
+
+# Images do not know of each other
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_no_image_depends_on_the_batch_size_or_its_neighbours(sampling, conditional):
+    """Bit for bit. Image j of the whole request is drawn again: alone, in other batches, beside other classes."""
+    model = open_model(conditional)
+    request = Request(n=34, guidance=2.0, seed=100, steps=5, **sampling)
+    whole = generate(model, request)
+    assert whole.flatten(1).unique(dim=0).shape[0] == 34
+    for batch_size in (1, 3, 34):
+        assert torch.equal(generate(model, replace(request, n=12, batch_size=batch_size)), whole[:12])
+    for j in (0, 7, 33):  # class j % 3
+        assert torch.equal(generate(model, replace(request, n=1, classes=(j % 3,), seed=100 + j))[0], whole[j])
+    others = generate(model, replace(request, n=9, classes=(2, 2, 2, 2, 1, 0, 0, 0, 0), seed=100))
+    assert torch.equal(others[[2, 4]], whole[[2, 4]])  # the same classes there
+    assert not torch.equal(others[0], whole[0])
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_nor_with_the_network_of_the_digits(sampling, digits_network, monkeypatch, one_thread):
+    """Not even in the last bit of a float, before it becomes a pixel."""
+    request = Request(n=9, guidance=2.0, steps=3, **sampling)
+    whole, whole_images = trace(monkeypatch, digits_network, request)
+    for batch_size in (1, 2):
+        part = replace(request, n=2, batch_size=batch_size, classes=(7, 8), seed=7)
+        steps, images = trace(monkeypatch, digits_network, part)
+        steps = torch.cat([steps[:3], steps[3:]], dim=1) if batch_size == 1 else steps
+        assert torch.equal(steps, whole[:, 7:])
+        assert torch.equal(images, whole_images[7:])
+
+
+def test_the_network_always_sees_as_many_rows(conditional):
+    """What makes it so: kernels choose how to round by the shape of what they get."""
+    model = open_model(conditional)
+    seen = set()
+    model.unet.register_forward_pre_hook(lambda network, arguments: seen.add(arguments[0].shape))
+    for n, batch_size in ((1, 1), (5, 3), (70, 70)):
+        generate(model, Request(n=n, batch_size=batch_size, steps=1, guidance=2.0))
+    assert seen == {(rows_at_a_time(model.unet.config, CPU), 1, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "rows"), [(8, 8, 16), (8, 64, 16), (28, 32, 8), (32, 96, 2), (32, 128, 2), (512, 320, 1)]
+)
+def test_rows_at_a_time(size, width, rows):
+    config = UNetConfig(sample_size=size, channels=(width,), attention_levels=(False,), norm_groups=1)
+    assert rows_at_a_time(config, CPU) == rows
+    assert rows <= rows_at_a_time(config, torch.device("cuda")) <= 64
+
+
+# What is asked for
+
+
+def test_the_images_are_those_of_the_plain_loop(conditional, monkeypatch):
+    """A request is the sampler on the denoiser of the network, and nothing else."""
+    model = open_model(conditional)
+    steps, images = trace(monkeypatch, model, Request(n=4, steps=3, clip=False, guidance=3.0))
+    schedule = model.scheduler.schedule()
+    x = torch.cat([torch.randn((1, 1, 8, 8), generator=torch.Generator().manual_seed(i)) for i in range(4)])
+    labels, times = torch.tensor([0, 1, 2, 0]), [20.0, 13.0, 7.0, 0.0]
+    with torch.no_grad():
+        for k, (t, u) in enumerate(pairwise(times)):
+            torch.testing.assert_close(steps[k], x, rtol=1e-4, atol=1e-5)
+            alpha, sigma = (f(torch.tensor([t])).float() for f in (schedule.alpha, schedule.sigma))
+            v, v_null = (model.unet(x, torch.full((4,), t - 1), c) for c in (labels, torch.full((4,), 3)))
+            v = v_null + 3 * (v - v_null)
+            x0_hat, noise_hat = alpha * x - sigma * v, sigma * x + alpha * v
+            alpha, sigma = (f(torch.tensor([u])).float() for f in (schedule.alpha, schedule.sigma))
+            x = alpha * x0_hat + sigma * noise_hat
+    assert (images.int() - to_pixels(x).int()).abs().max() <= 1
+
+
+def test_labels(conditional, unconditional):
+    model = open_model(conditional)
+    assert Request(n=7).labels(model).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert Request(n=5, classes=(2, 0)).labels(model).tolist() == [2, 0, 2, 0, 2]
+    assert Request(n=1, classes=(2, 0)).labels(model).tolist() == [2]
+    assert Request(n=5).labels(open_model(unconditional)) is None
+
+
+def test_the_label_matters_and_so_does_the_guidance(conditional):
+    model = open_model(conditional)
+    one, two = (generate(model, Request(n=1, classes=(label,), steps=3)) for label in (0, 1))
+    assert not torch.equal(one, two)
+    ignored = [generate(model, Request(n=1, classes=(label,), steps=3, guidance=0.0)) for label in (0, 1)]
+    assert torch.equal(*ignored)
+    assert not torch.equal(one, generate(model, Request(n=1, classes=(0,), steps=3, guidance=8.0)))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "steps"),
+    [({}, 20), ({"sampler": "ddpm"}, 20), ({"steps": 7}, 7), ({"sampler": "ddpm", "steps": 3}, 3)],
+)
+def test_steps_and_progress(sampling, steps, unconditional):
+    model, done = open_model(unconditional), []
+    request = Request(n=5, batch_size=3, **sampling)
+    generate(model, request, progress=done.append)
+    assert request.num_steps(model) == steps
+    assert done == [3] * steps + [2] * steps
+
+
+def test_default_steps_of_a_thousand(unconditional):
+    model = open_model(unconditional)
+    model.scheduler = replace(model.scheduler, num_train_timesteps=4000)
+    assert (Request().num_steps(model), Request(sampler="ddpm").num_steps(model)) == (50, 4000)
+
+
+def test_settings_come_from_the_model_unless_given(unconditional):
+    model = open_model(unconditional)
+    for field, values, option in [
+        ("timestep_spacing", ("leading", "linspace"), "spacing"),
+        ("clip_sample", (True, False), "clip"),
+        ("variance_type", ("fixed_small", "fixed_large"), "variance"),
+    ]:
+        asked = Request(n=2, steps=6, sampler="ddpm")
+        images = []
+        for value in values:
+            model.scheduler = replace(
+                open_model(unconditional).scheduler, **{field: value, "prediction_type": "epsilon"}
+            )
+            images.append(generate(model, asked))
+        assert not torch.equal(*images), field  # the setting matters
+        given = generate(model, replace(asked, **{option: values[0]}))  # the model says values[1]
+        assert torch.equal(given, images[0]), field
+
+
+def test_clip_sample_range(unconditional):
+    model = open_model(unconditional)
+    model.scheduler = replace(model.scheduler, clip_sample_range=0.5)
+    images = generate(model, Request(n=4, steps=3))
+    assert images.min() >= 63
+    assert images.max() <= 192
+
+
+def test_bf16(conditional):
+    model = open_model(conditional)
+    exact, coarse = (generate(model, Request(n=6, steps=5, dtype=dtype)).int() for dtype in ("fp32", "bf16"))
+    assert 0 < (exact - coarse).abs().float().mean() < 4
+
+
+def test_the_model_and_the_random_state_stay_as_they_were(conditional):
+    model = open_model(conditional)
+    before, state = copy.deepcopy(model.unet.state_dict()), torch.get_rng_state()
+    generate(model, Request(n=1, steps=2, dtype="bf16"))
+    assert all(torch.equal(value, before[key]) for key, value in model.unet.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n": 0}, "n must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch-size must be at least 1, not 0"),
+        ({"seed": 2**63}, "seed must be below 2.63"),
+        ({"steps": 21}, "steps must be between 1 and 20, .*, not 21"),
+        ({"eta": float("nan")}, "eta must be between 0 and 1, not nan"),
+        ({"guidance": float("-inf")}, "guidance must be a finite number, not -inf"),
+        ({"classes": (0, 3)}, "there is no class 3: this model knows 0 to 2"),
+        ({"dtype": "fp8"}, "unknown dtype 'fp8': there are fp32, bf16"),
+    ],
+)
+def test_refusals(wrong, message, conditional):
+    with pytest.raises(UserError, match=message):
+        generate(open_model(conditional), Request(**wrong))
+
+
+@pytest.mark.parametrize("channels", [(2, 2), (3, 6)])
+def test_a_network_that_draws_no_pictures(channels):
+    config = UNetConfig(*channels, sample_size=8, channels=(8,), attention_levels=(False,), norm_groups=4)
+    with pytest.raises(UserError, match=f"takes {channels[0]}, predicts {channels[1]}"):
+        generate(Model(UNet(config), SchedulerConfig()), Request(n=1, steps=1))
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cpu:7", "cuda:99", "cuda:x", "CPU"])
+def test_a_device_that_is_not_there(name):
+    with pytest.raises(UserError, match=re.escape(f"no device {name!r} here: there are auto, ") + ".*cpu"):
+        resolve_device(name)
+
+
+def test_devices(monkeypatch):
+    assert resolve_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(resolve_device(name)) for name in ("auto", "cuda", "cuda:1", "cpu")] == [
+        "cuda",
+        "cuda",
+        "cuda:1",
+        "cpu",
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert str(resolve_device("auto")) == "mps"
+    assert module.DTYPES.keys() == {"fp32", "bf16"}
