@@ -147,6 +147,23 @@ def _quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Asks the hub once, and has ``datasets`` read only its cache if there is no answer; it would ask for a minute."""
+    from datasets import config
+    from huggingface_hub import constants, get_session
+
+    before = config.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # the transport's own errors are of many classes
+        config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
 def _open(source: str) -> "dict[str, Dataset]":
     """Every split of a folder or of a hub dataset, by its name."""
     from datasets import load_dataset
@@ -162,7 +179,8 @@ def _open(source: str) -> "dict[str, Dataset]":
             f"unknown data {source!r}: give digits, a folder of images or parquet files, or a hub id like ylecun/mnist"
         )
     try:
-        return dict(load_dataset(source))
+        with _offline_if_unreachable():
+            return dict(load_dataset(source))
     except ConnectionError as error:
         raise UserError(f"cannot reach the hub for {source}: connect, or pass --data DIR with a local copy") from error
     except DatasetNotFoundError as error:

@@ -142,7 +142,8 @@ class TrainingConfig:
         positive += ["train.learning_rate", "train.gradient_clip", "train.log_every", "train.validate_every"]
         positive += ["train.preview_every", "train.checkpoint_every", "train.keep_checkpoints"]
         fractions = ["train.final_learning_rate", "train.ema_decay", "train.class_dropout"]
-        for key in [*positive, *fractions, "train.warmup_steps", "train.weight_decay", "train.seed"]:
+        others = ["network.head_dim", "train.warmup_steps", "train.weight_decay", "train.seed"]
+        for key in [*positive, *fractions, *others]:
             section, name = key.split(".")
             value = getattr(getattr(self, section), name)
             if key in positive and not 0 < value < float("inf"):
@@ -153,6 +154,10 @@ class TrainingConfig:
                 raise UserError(f"{key} must not be negative, not {value}")
         if self.data.channels not in (1, 3):
             raise UserError(f"data.channels must be 1 (grey) or 3 (colour), not {self.data.channels}")
+        if min(self.network.channels, default=0) < 1:
+            raise UserError(f"network.channels must be one or more numbers above 0, not {list(self.network.channels)}")
+        if self.train.seed >= 2**63:
+            raise UserError(f"train.seed must be below 2^63, not {self.train.seed}")
 
 
 def preset_names() -> list[str]:
@@ -173,13 +178,16 @@ def load_config(preset: str) -> TrainingConfig:
         return parse_config(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
 def parse_config(text: str, origin: str) -> TrainingConfig:
     """A preset from the text of a TOML file; ``origin`` names it in errors."""
     try:
         table = tomllib.loads(text)
-        settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float, int: _as_int})
+        tuples = {tuple[int, ...]: _as_tuple, tuple[bool, ...]: _as_tuple}
+        settings = dacite.Config(strict=True, type_hooks={float: _as_float, int: _as_int, **tuples})
         return dacite.from_dict(TrainingConfig, table, settings)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{origin} is not valid TOML: {error}") from error
@@ -210,6 +218,10 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
 
 def _as_float(value: Any) -> Any:
     return float(value) if type(value) is int else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _as_int(value: Any) -> Any:

@@ -16,7 +16,7 @@ from fromnoise.models import save_model
 from fromnoise.pictures import save_grid
 from fromnoise.train.checkpoint import list_checkpoints
 from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, parse_config, preset_names
-from fromnoise.train.loop import RunLog, Trainer
+from fromnoise.train.loop import RunLog, Trainer, unet_config
 
 # What may differ between a run and its resumption: how often something is looked at or kept.
 HARMLESS = {"train.log_every", "train.validate_every", "train.preview_every", "train.checkpoint_every"}
@@ -75,6 +75,7 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
             finite. The newest checkpoint is then still good.
     """
     config.validate()
+    unet_config(config, None)  # refuses, before the data is read, what does not fit together
     check_folder(folder, resume)
     trainer = Trainer(config, folder, data)
     main = trainer.accelerator.is_main_process
