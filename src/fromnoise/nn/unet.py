@@ -178,6 +178,22 @@ class UNet(nn.Module):
 
         self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Every branch starts at zero, so that the untrained network is simple and deep gradients are not lost.
+
+        The rest keeps PyTorch's defaults, except the class table, which starts small beside the time embedding.
+        Source: Ho et al. 2020, the released code; Dhariwal and Nichol 2021 (arXiv 2105.05233).
+        """
+        last = [self.conv_out]
+        last += [module.conv2 for module in self.modules() if isinstance(module, ResidualBlock)]
+        last += [module.to_out[0] for module in self.modules() if isinstance(module, AttentionBlock)]
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if self.config.num_class_embeds is not None:
+            nn.init.normal_(self.class_embedding.weight, std=0.02)
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
         time = self._time(timestep, class_labels, x.dtype)  # (B, 4 * channels[0])

@@ -29,7 +29,7 @@ from fromnoise.train.randomness import batch_indices, generator_for, step_draws
 
 NOISE_BANDS = 4
 VALIDATION_IMAGES = 1024
-COMPILE_FROM_IMAGES = 200_000  # the warm-up is won back after about a quarter of that
+COMPILE_FROM_IMAGES = 100_000  # the warm-up is won back after about half of that
 
 
 def unet_config(config: TrainingConfig, num_classes: int | None) -> UNetConfig:
