@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from fromnoise.nn.layers import zeroed
 from fromnoise.nn.normalization import GroupNorm
 
 
@@ -41,7 +42,7 @@ class AttentionBlock(nn.Module):
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_out = nn.ModuleList([zeroed(nn.Linear(channels, channels))])
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fromnoise.nn.attention import AttentionBlock
-from fromnoise.nn.layers import Downsample, ResidualBlock, TimestepEmbedding, Upsample, timestep_embedding
+from fromnoise.nn.layers import Downsample, ResidualBlock, TimestepEmbedding, Upsample, timestep_embedding, zeroed
 from fromnoise.nn.normalization import GroupNorm
 
 
@@ -157,6 +157,7 @@ class UNet(nn.Module):
         self.time_embedding = TimestepEmbedding(widths[0], time_dim)
         if config.num_class_embeds is not None:
             self.class_embedding = nn.Embedding(config.num_class_embeds, time_dim)
+            nn.init.normal_(self.class_embedding.weight, std=0.02)  # small beside the time embedding
 
         skips = [widths[0]]  # the widths of what the way down leaves for the way up, last one on top
         self.down_blocks = nn.ModuleList()
@@ -177,23 +178,7 @@ class UNet(nn.Module):
             below = width
 
         self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-        self._initialize()
-
-    def _initialize(self) -> None:
-        """Every branch starts at zero, so that the untrained network is simple and deep gradients are not lost.
-
-        The rest keeps PyTorch's defaults, except the class table, which starts small beside the time embedding.
-        Source: Ho et al. 2020, the released code; Dhariwal and Nichol 2021 (arXiv 2105.05233).
-        """
-        last = [self.conv_out]
-        last += [module.conv2 for module in self.modules() if isinstance(module, ResidualBlock)]
-        last += [module.to_out[0] for module in self.modules() if isinstance(module, AttentionBlock)]
-        for layer in last:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        if self.config.num_class_embeds is not None:
-            nn.init.normal_(self.class_embedding.weight, std=0.02)
+        self.conv_out = zeroed(nn.Conv2d(widths[0], config.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
         time = self._time(timestep, class_labels, x.dtype)  # (B, 4 * channels[0])
