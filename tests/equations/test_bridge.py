@@ -10,7 +10,7 @@ import pytest
 
 import fromnoise
 
-DERIVATION_ONLY = {"forward-cov", "reverse-mixture", "ddim-marginal", "cfg-w", "cfg-gauss"}
+DERIVATION_ONLY = {"forward-cov", "reverse-mixture", "elbo", "vlb-eps", "ddim-marginal", "cfg-w", "cfg-gauss"}
 """Labels of equations that prove or explain others, and are computed by no function."""
 
 
