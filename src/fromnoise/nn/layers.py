@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fromnoise.nn.normalization import GroupNorm
 
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
