@@ -27,7 +27,10 @@ def save_random_model(directory: Path, class_names: tuple[str, ...] | None = Non
         norm_groups=4,
         num_class_embeds=rows,
     )
-    save_model(Model(UNet(config), SCHEDULER, class_names), directory)
+    network = UNet(config)
+    for parameter in network.parameters():  # those that start at zero too
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_model(Model(network, SCHEDULER, class_names), directory)
     return directory
 
 

@@ -58,10 +58,10 @@ class Sample:
     """class numbers with commas, repeated in order until there are n images"""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(there is none yet)")] = None
     """what to draw, for a text-to-image model"""
-    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ddim"
-    """ddim (deterministic, few steps) or ddpm (ancestral, as DDPM was published)"""
-    steps: Annotated[int | None, _unset("N", "25 for ddim, all for ddpm")] = None
-    """network evaluations for an image, twice that with guidance"""
+    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ddpm"
+    """ddpm (ancestral: noise is added back at each step) or ddim (deterministic, unless eta is above 0)"""
+    steps: Annotated[int | None, _unset("N", "30")] = None
+    """network evaluations for an image, twice that with guidance; DDPM was published with 1000"""
     spacing: Annotated[str | None, _unset("NAME", "the model's")] = None
     """which times are visited: leading, trailing or linspace"""
     eta: float = 0.0
@@ -72,7 +72,7 @@ class Sample:
     """keep each predicted image in range"""
     no_clip: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CLIP_OR_NOT, _unset("", "the model's")] = False
     """let each predicted image go out of range"""
-    guidance: float = 1.0
+    guidance: Annotated[float | None, _unset("S", "3 if the model has a null class, else 1")] = None
     """how strongly the class is followed: 1 as trained, more exaggerates it and costs double"""
     seed: int = 0
     """image i is drawn from seed + i, whatever the batch size"""

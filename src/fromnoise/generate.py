@@ -19,7 +19,8 @@ from fromnoise.nn.unet import UNetConfig
 
 SAMPLERS = ("ddim", "ddpm")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-DDIM_STEPS = 25
+DEFAULT_STEPS = 30
+DEFAULT_GUIDANCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,15 @@ class Request:
     n: int = 64
     classes: tuple[int, ...] | None = None
     """repeated in order until there are n images; none: all classes, where there are any"""
-    sampler: str = "ddim"
+    sampler: str = "ddpm"
     steps: int | None = None
+    """none: 30, or as many as there are"""
     spacing: str | None = None
     eta: float = 0.0
     variance: str | None = None
     clip: bool | None = None
-    guidance: float = 1.0
+    guidance: float | None = None
+    """none: 3 for a model with a null class, else 1"""
     seed: int = 0
     batch_size: int = 64
     device: str = "auto"
@@ -67,9 +70,10 @@ class Request:
             raise UserError(f"eta belongs to the ddim sampler; {self.sampler} has none")
         if self.variance and self.sampler != "ddpm":
             raise UserError(f"variance belongs to the ddpm sampler; {self.sampler} has none")
-        if not math.isfinite(self.guidance):
-            raise UserError(f"guidance must be a finite number, not {self.guidance}")
-        if self.guidance != 1 and model.null_class is None:
+        guidance = self.guidance_scale(model)
+        if not math.isfinite(guidance):
+            raise UserError(f"guidance must be a finite number, not {guidance}")
+        if guidance != 1 and model.null_class is None:
             kind = "was trained without a null class" if model.num_classes else "is unconditional"
             raise UserError(f"guidance needs a model that knows 'no class'; this one {kind}: leave --guidance out")
         if self.classes is not None and not model.num_classes:
@@ -84,9 +88,14 @@ class Request:
             )
 
     def num_steps(self, model: Model) -> int:
-        """How many steps are taken: by default all with ddpm, few with ddim."""
-        total = model.scheduler.num_train_timesteps
-        return self.steps or (total if self.sampler == "ddpm" else min(DDIM_STEPS, total))
+        """How many steps are taken."""
+        return self.steps or min(DEFAULT_STEPS, model.scheduler.num_train_timesteps)
+
+    def guidance_scale(self, model: Model) -> float:
+        """How strongly the class is followed; 1 is no guidance."""
+        if self.guidance is not None:
+            return self.guidance
+        return 1.0 if model.null_class is None else DEFAULT_GUIDANCE
 
     def labels(self, model: Model) -> Tensor | None:
         """The class of each image, ``(n,)``; none for an unconditional model."""
@@ -151,8 +160,9 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
 
     scheduler = model.scheduler
     denoise: Denoiser = NetworkDenoiser(predict, scheduler.schedule(), Prediction(scheduler.prediction_type))
-    if request.guidance != 1:
-        denoise = GuidedDenoiser(denoise, request.guidance, {"class_labels": torch.tensor(model.null_class)})
+    guidance = request.guidance_scale(model)
+    if guidance != 1:
+        denoise = GuidedDenoiser(denoise, guidance, {"class_labels": torch.tensor(model.null_class)})
     if scheduler.clip_sample if request.clip is None else request.clip:
         denoise = ClippedDenoiser(denoise, scheduler.clip_sample_range)
     spacing = samplers.Spacing(request.spacing or scheduler.timestep_spacing)

@@ -224,8 +224,7 @@ class Trainer:
         """A few images of the averaged network, uint8 ``(n, C, H, W)``, always from the same noise; and the columns."""
         columns = 10 if self.class_names is None else min(10, len(self.class_names))
         classes = None if self.class_names is None else tuple(range(columns))
-        steps = min(25, self.config.diffusion.num_timesteps)
-        request = Request(n=4 * columns, classes=classes, steps=steps, device=str(self.device))
+        request = Request(n=4 * columns, classes=classes, device=str(self.device))
         return generate(self.model(), request), columns
 
     # ---------------------------------------------------------------- checkpoints
