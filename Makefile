@@ -8,8 +8,8 @@ INPUTS := pyproject.toml constraints.txt
 .PHONY: demo test test-full clean
 
 demo: $(VENV)/installed
-	$(BIN)/fromnoise sample mnist --n 40 --out out/mnist.png
-	$(BIN)/fromnoise sample mnist-conditional --n 50 --out out/mnist-conditional.png
+	$(BIN)/fromnoise sample mnist --n 30 --out out/mnist.png
+	$(BIN)/fromnoise sample mnist-conditional --n 30 --out out/mnist-conditional.png
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

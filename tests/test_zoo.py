@@ -1,0 +1,67 @@
+"""The models that ship: they open, they are what their cards say, and what they draw is clean."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fromnoise.generate import Request, generate
+from fromnoise.models import ZOO, open_model, shipped_models
+from fromnoise.train.config import load_config, parse_config
+from fromnoise.train.run import command
+
+NAMES = [model.name for model in shipped_models()]
+
+
+def test_the_promised_models_ship():
+    assert {"mnist", "mnist-conditional"} <= set(NAMES)
+    assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 80e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_and_preset_belong_to_the_model(name):
+    model = open_model(name)
+    card = (ZOO / name / "README.md").read_text()
+    config = parse_config((ZOO / name / "training.toml").read_text(), name)
+    assert config.name == name
+    assert f"`{command(config)}`" in card
+    assert config.data.licence in card
+    assert (ZOO / name / "samples.png").exists()
+    millions = sum(parameter.numel() for parameter in model.unet.parameters()) / 1e6
+    assert f"{millions:.2f} million" in card
+    if name.startswith("mnist"):
+        assert millions <= 4
+    assert (model.null_class is not None) == config.data.conditional
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_preset_expects_the_losses_that_the_card_reports(name):
+    """The shipped run is the one whose losses the preset tells its readers to expect."""
+    card = (ZOO / name / "README.md").read_text()
+    reported = dict(re.findall(r"^\| (\d+) \| ([\d.]+) \|$", card, re.MULTILINE))
+    expected = load_config(name).expect
+    assert expected
+    for step, loss in expected.items():
+        assert loss == pytest.approx(float(reported[step]), abs=0.00051)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("mnist")])
+def test_digits_are_clean(name):
+    """Strokes are bright and together: hardly any bright pixel stands alone, and the ground is black."""
+    images = generate(open_model(name), Request(n=20, steps=25))
+    bright = (images > 127).float()
+    neighbours = F.conv2d(bright, torch.ones(1, 1, 3, 3), padding=1) - bright
+    alone = (bright * (neighbours == 0)).sum() / bright.sum()
+    assert alone < 0.002
+    ink = bright.mean((1, 2, 3))
+    assert ((ink > 0.03) & (ink < 0.35)).all()
+    assert (images < 8).float().mean() > 0.7
+
+
+def test_the_label_decides_the_digit():
+    """From the same noise, different labels draw different images and the same label the same one."""
+    model = open_model("mnist-conditional")
+    one, seven, again = (generate(model, Request(n=2, classes=(label,), steps=10)) for label in (1, 7, 1))
+    assert torch.equal(one, again)
+    assert (one.float() - seven.float()).abs().mean() > 5
