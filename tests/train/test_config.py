@@ -89,8 +89,8 @@ def test_changes_are_what_override_takes():
     values = {"train.steps": 7, "network.channels": (32, 32, 32)}
     assert changes(config, config.override(values)) == values
     assert command(dataclasses.replace(load_config("mnist"))) == "fromnoise train mnist"
-    changed = load_config("mnist").override({"train.batch_size": 64})
-    assert command(changed) == "fromnoise train mnist --train.batch-size 64"
+    changed = load_config("mnist").override({"train.batch_size": 32})
+    assert command(changed) == "fromnoise train mnist --train.batch-size 32"
 
 
 def test_learning_rate_rises_then_falls_to_its_floor():
