@@ -95,8 +95,8 @@ class LoopConfig:
     seed: int = 0
     """decides everything random"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["bf16", "fp32"] = "bf16"
-    """bf16: autocast, weights stay fp32"""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16: autocast, weights stay fp32; auto: bf16 where the processor has instructions for it, else fp32"""
     compile: Literal["auto", "yes", "no"] = "auto"
     """torch.compile; auto: when the run is long enough to pay for the warm-up"""
     log_every: int = 20

@@ -83,15 +83,17 @@ class Trainer:
     Runs as one process or as one of several under ``accelerate launch``; all of them see the same global batch.
 
     Args:
-        config: the preset.
+        config: the preset. The precision that ``train.dtype = "auto"`` comes down to here stands in ``self.config``.
         folder: where the run's files go.
         data_folder: where a local copy of the data lies; none: ``config.data.source``.
     """
 
     def __init__(self, config: TrainingConfig, folder: Path, data_folder: str | None = None):
+        device = resolve_device(config.train.device)
+        if config.train.dtype == "auto":
+            config = config.override({"train.dtype": "bf16" if computes_in_bf16(device) else "fp32"})
         self.config, self.folder = config, folder
         loop, data = config.train, config.data
-        device = resolve_device(loop.device)
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
         processes = self.accelerator.num_processes
@@ -315,6 +317,14 @@ class RunLog:
 
     def close(self) -> None:
         self.tensorboard.close()
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16; one that emulates it is many times slower than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def _compiler_works(device: torch.device) -> bool:

@@ -84,7 +84,7 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
             with written_whole(folder / "training.toml") as partial:
-                partial.write_text(dump_config(config), encoding="utf-8")
+                partial.write_text(dump_config(trainer.config), encoding="utf-8")
         trainer.accelerator.wait_for_everyone()
         seconds = _loop(trainer)
         if main:
