@@ -131,13 +131,14 @@ def posterior_mean_from_noise(schedule: Schedule, noise: Tensor, x_t: Tensor, u:
 def reverse_variance(schedule: Schedule, x0_variance: Tensor, u: Tensor, t: Tensor) -> Tensor:
     """Variance of x_u once only x_t is known: the posterior's, plus what not knowing x_0 adds, ``(B,)``.
 
-    Eq. reverse-var: ``beta~ + (coefficient of x_0 in the posterior mean)^2 Var(x_0 | x_t)``. It lies between the
-    posterior variance (x_0 certain) and ``sigma_{t|u}^2`` (x_0 ~ N(0, 1)), the two choices of `samplers.ddpm`.
+    Eq. reverse-var: ``beta~ + (coefficient of x_0 in the posterior mean)^2 Var(x_0 | x_t)``. It is the
+    posterior variance where x_0 is certain and ``sigma_{t|u}^2`` for x_0 ~ N(0, 1), the two choices of `samplers.ddpm`.
+    Averaged over x_t it lies between them for data of variance up to 1; at a single x_t it may be larger.
 
     Args:
         x0_variance: ``(B,)``, Var(x_0 | x_t).
 
-    Source: Bao et al. 2022 (arXiv 2201.06503), theorem 1.
+    Source: Bao et al. 2022 (arXiv 2201.06503).
     """
     of_x0, _ = posterior_coefficients(schedule, u, t)
     return posterior_variance(schedule, u, t) + of_x0.square() * x0_variance

@@ -26,7 +26,7 @@ Callback = Callable[[int, float, Tensor, Tensor], None]
 
 
 class Variance(StrEnum):
-    """How much noise ancestral sampling puts back: the two ends of what is right, by diffusers' names."""
+    """How much noise ancestral sampling puts back: the two ends of what is right on average, by diffusers' names."""
 
     SMALL = "fixed_small"
     """the posterior's, beta~: right if x_0 were certain"""
