@@ -29,6 +29,7 @@ from fromnoise.train.randomness import batch_indices, generator_for, step_draws
 
 NOISE_BANDS = 4
 VALIDATION_IMAGES = 1024
+LEARNING_BY_STEP = 10  # branches that start at zero pass no gradient on in the first few steps
 COMPILE_FROM_IMAGES = 100_000  # the warm-up is won back after about half of that
 
 
@@ -217,6 +218,21 @@ class Trainer:
             batch = (images, labels, t[place], noise)
             losses[place] = self.loss(self.averaged, *map(self._place, batch)).cpu()
         return [band.mean().item() for band in losses.tensor_split(NOISE_BANDS)]
+
+    def check_that_all_learn(self) -> None:
+        """Refuses to go on when some weights have had no gradient at all, which a compiler's mistake can bring about.
+
+        Raises:
+            UserError: their number and the first of them.
+        """
+        idle = [
+            name
+            for name, parameter in self.network.named_parameters()
+            if not bool(self.optimizer.state[parameter]["exp_avg_sq"].any())
+        ]
+        if self.step >= LEARNING_BY_STEP and idle:
+            hint = "try --train.compile no" if self.compile else "is there a part that the output does not depend on?"
+            raise UserError(f"{len(idle)} weights never had a gradient in {self.step} steps, such as {idle[0]}: {hint}")
 
     def model(self) -> Model:
         """The averaged network as a model; shares its weights."""

@@ -144,6 +144,8 @@ def _loop(trainer: Trainer) -> float:
                         seconds=before + now - start,
                     )
                 window, window_start = [], now
+            if due(loop.checkpoint_every):
+                trainer.check_that_all_learn()
             if log is not None and due(loop.validate_every):
                 bands = trainer.validate()
                 validation = sum(bands) / len(bands)
