@@ -1,69 +1,94 @@
-"""Every equation label that the code cites has its test, every such test its code, and each label one function."""
+"""Each equation has its label, its test, its place in the book and, where it is computed, one function."""
 
-import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 import pytest
 
-import fromnoise
-
-DERIVATION_ONLY = {"forward-cov", "reverse-mixture", "elbo", "vlb-eps", "ddim-marginal", "cfg-w", "cfg-gauss"}
-"""Labels of equations that prove or explain others, and are computed by no function."""
+from bridge import DERIVATION_ONLY, PACKAGE, TESTS, chapters, citations, equations, label_tested
 
 
-def labels_cited(source: str) -> Iterator[str]:
-    """The labels that docstrings cite as `Eq. label`, once for each docstring."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from set(re.findall(r"\bEq\.\s+([a-z0-9]+(?:-[a-z0-9]+)*)", ast.get_docstring(node) or ""))
+def labels_tested(source: str) -> set[str]:
+    """The labels of the tests in a file."""
+    return {label for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE) if (label := label_tested(name))}
 
 
-def labels_tested(source: str) -> Iterator[str]:
-    """The labels that test names carry: `test_some_label__detail` is of `some-label`."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield node.name.removeprefix("test_").split("__")[0].replace("_", "-")
-
-
-def problems(sources: Iterable[str], tests: Iterable[str], derivation_only: set[str]) -> list[str]:
-    """What is wrong between the code's citations and the tests' names."""
-    cited = Counter(label for source in sources for label in labels_cited(source))
+def problems(
+    sources: Iterable[str], tests: Iterable[str], book: Iterable[str], derivation_only: set[str] = DERIVATION_ONLY
+) -> list[str]:
+    """What is wrong between the code's citations, the tests' names and the chapters."""
+    book = list(book)
+    cited = Counter(label for source in sources for label, _, _ in citations(source))
     tested = {label for test in tests for label in labels_tested(test)}
+    printed = Counter(label for chapter in book for label in equations(chapter))
     return [
         *(f"{label}: cited by {count} functions" for label, count in cited.items() if count > 1),
         *(f"{label}: cited but not tested" for label in cited if label not in tested),
         *(f"{label}: tested but not cited" for label in tested - set(cited) - derivation_only),
         *(f"{label}: cited though a mere derivation" for label in derivation_only & set(cited)),
         *(f"{label}: a derivation without a test" for label in derivation_only - tested),
+        *(f"{label}: tested but not in the book" for label in tested - set(printed)),
+        *(f"{label}: in the book but not tested" for label in set(printed) - tested),
+        *(f"{label}: {count} times in the book" for label, count in printed.items() if count > 1),
+        *(problem for chapter in book for problem in chapter_problems(chapter)),
+        *(
+            f"{label}: referred to, but no equation of the book"
+            for chapter in book
+            for label in set(re.findall(r"Eq\.\s`([a-z0-9-]+)`", chapter)) - set(printed)
+        ),
     ]
 
 
-def test_every_label_has_one_function_and_a_test():
-    package = Path(fromnoise.__file__).parent
-    tests = [path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__)]
-    sources = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
-    assert sum(1 for source in sources for _ in labels_cited(source)) > 20, "found next to no citation"
-    assert problems(sources, [path.read_text(encoding="utf-8") for path in tests], DERIVATION_ONLY) == []
+def chapter_problems(chapter: str) -> list[str]:
+    """The equations of a chapter whose code does not come next."""
+    ends = [(found[1], found.end()) for found in re.finditer(r"^\$\$ \(([a-z0-9-]+)\)$", chapter, re.MULTILINE)]
+    found = []
+    for label, end in ends:
+        shown = re.search(r'\bbridge\("([a-z0-9-]+)"\)', chapter[end:])
+        if shown is None or shown[1] != label:
+            found.append(f"{label}: its code is not beside it")
+    return found
 
 
-CITES = 'def f():\n    """Eq. a-b: text."""\n'
+def read(paths: Iterable) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in paths]
+
+
+def test_every_label_has_one_function_a_test_and_a_place_in_the_book():
+    sources, tests = read(PACKAGE.rglob("*.py")), read(TESTS.glob("test_*_equations.py"))
+    assert sum(1 for source in sources for _ in citations(source)) > 30, "found next to no citation"
+    assert problems(sources, tests, read(chapters())) == []
+
+
+def test_only_equations_are_tested_here():
+    others = [path.name for path in TESTS.glob("test_*.py") if not path.name.endswith("_equations.py")]
+    assert others == ["test_bridge.py"]
+
+
+CODE = 'def f():\n    """Eq. a-b: text."""\n'
+TEST = "def test_a_b__detail(): ..."
+PAGE = '$$\nx\n$$ (a-b)\n\n```{code-cell} ipython3\nbridge("a-b")\n```\n'
 
 
 @pytest.mark.parametrize(
-    ("source", "test", "derivation_only", "problem"),
+    ("source", "test", "page", "derivation_only", "problem"),
     [
-        (CITES, "def test_a_b__detail(): ...", set(), None),
-        ("", "def test_a_b(): ...", {"a-b"}, None),
-        (CITES + CITES.replace("f()", "g()"), "def test_a_b(): ...", set(), "a-b: cited by 2 functions"),
-        (CITES, "def test_a(): ...", {"a"}, "a-b: cited but not tested"),
-        (CITES, "def a_b(): ...", set(), "a-b: cited but not tested"),
-        (CITES, "def test_a_b(): ...\ndef test_c(): ...", set(), "c: tested but not cited"),
-        (CITES, "def test_a_b(): ...", {"a-b"}, "a-b: cited though a mere derivation"),
-        ("", "", {"a-b"}, "a-b: a derivation without a test"),
+        (CODE, TEST, PAGE, set(), None),
+        ("", TEST, PAGE, {"a-b"}, None),
+        (CODE, TEST, PAGE + "by Eq. `a-b`", set(), None),
+        (CODE + CODE.replace("f()", "g()"), TEST, PAGE, set(), "a-b: cited by 2 functions"),
+        (CODE, "def a_b(): ...", "", set(), "a-b: cited but not tested"),
+        ("", TEST, PAGE, set(), "a-b: tested but not cited"),
+        (CODE, TEST, PAGE, {"a-b"}, "a-b: cited though a mere derivation"),
+        ("", "", "", {"a-b"}, "a-b: a derivation without a test"),
+        (CODE, TEST, "", set(), "a-b: tested but not in the book"),
+        ("", "", PAGE, set(), "a-b: in the book but not tested"),
+        (CODE, TEST, PAGE * 2, set(), "a-b: 2 times in the book"),
+        (CODE, TEST, PAGE.replace("bridge(", "ridge("), set(), "a-b: its code is not beside it"),
+        (CODE, TEST, PAGE.replace('("a-b")', '("a-c")'), set(), "a-b: its code is not beside it"),
+        (CODE, TEST, PAGE + "by Eq. `b-c`", set(), "b-c: referred to, but no equation of the book"),
     ],
 )
-def test_the_check_can_fail(source, test, derivation_only, problem):
-    assert problems([source], [test], derivation_only) == ([problem] if problem else [])
+def test_the_check_can_fail(source, test, page, derivation_only, problem):
+    assert problems([source], [test], [page], derivation_only) == ([problem] if problem else [])

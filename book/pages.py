@@ -1,0 +1,56 @@
+"""The pages of the site that are made from the code: the table of all equations, and their proofs."""
+
+from pathlib import Path
+
+from bridge import DERIVATION_ONLY, chapters, equations, functions, proofs
+
+
+def write_pages(folder: Path, numbers: dict[str, str]) -> None:
+    """Writes ``equations.md`` and one page of proofs for each file of tests into ``folder``."""
+    folder.mkdir(exist_ok=True)
+    pages = {"equations.md": equation_table(numbers)} | proof_pages()
+    for old in folder.glob("*.md"):
+        if old.name not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text:
+            (folder / name).write_text(text, encoding="utf-8")
+
+
+def equation_table(numbers: dict[str, str]) -> str:
+    """All equations with their chapter, function and tests."""
+    code, found = functions(), proofs()
+    rows = []
+    for chapter in chapters():
+        text = chapter.read_text(encoding="utf-8")
+        title = next(line for line in text.splitlines() if line.startswith("# "))[2:]
+        for label in equations(text):
+            where = "derivation only" if label in DERIVATION_ONLY else f"`{code[label].path}`<br>`{code[label].name}`"
+            links = "<br>".join(f"[`{test.name}`](#proof-{test.name})" for test in found[label])
+            rows.append(f"| {{eq}}`{label}` | `{label}` | [{title}](../{chapter.stem}.ipynb) | {where} | {links} |")
+    return "\n".join(
+        [
+            "# All equations",
+            "",
+            "Each numbered equation of the book, the one function that computes it, and the tests that prove it.",
+            "",
+            "| | label | chapter | function | proof |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def proof_pages() -> dict[str, str]:
+    """One page for each file of tests, every test under a heading of its own."""
+    pages: dict[str, list[str]] = {}
+    for label, found in proofs().items():
+        for test in found:
+            title = test.path.stem.removeprefix("test_").removesuffix("_equations").replace("_", " ")
+            lines = pages.setdefault(
+                f"proofs-{title.replace(' ', '-')}.md", [f"# Proofs: {title}", "", f"From `{test.path.name}`.", ""]
+            )
+            lines += [f"(proof-{test.name})=", f"## {test.name}", "", f"Proves `{label}`.", ""]
+            lines += ["```python", test.text, "```", ""]
+    return {name: "\n".join(lines) for name, lines in pages.items()}
