@@ -103,7 +103,7 @@ def python(*words, **environment):
 def test_overview(say):
     assert say("--help") == say("-h")
     text = say("--help")
-    for word in ("models", "sample MODEL", "train PRESET|FILE.toml", *preset_names()):
+    for word in ("models", "sample MODEL", "train PRESET|FILE.toml", "evaluate MODEL", *preset_names()):
         assert word in text
     assert say("--version") == f"fromnoise {__version__}\n"
 
@@ -138,7 +138,7 @@ def test_help_is_quick():
 import sys, time
 start = time.perf_counter()
 from fromnoise.cli import main
-for words in (["--help"], ["models", "--help"], ["sample", "--help"], ["train", "--help"], ["train", "digits", "-h"]):
+for words in (["--help"], ["models", "--help"], ["sample", "--help"], ["evaluate", "-h"], ["train", "--help"], ["train", "digits", "-h"]):
     assert main(words) == 0
 heavy = {"torch", "numpy", "datasets", "huggingface_hub", "accelerate", "PIL", "sklearn", "safetensors"}
 print("heavy:", sorted(heavy & set(sys.modules)))
@@ -326,7 +326,7 @@ def test_sample_from_a_directory_of_diffusers(say, tmp_path):
 
 def test_unknown_commands(refuse):
     for word in ("nonsense", "", "--nonsense", "Sample"):
-        assert refuse(word, "x") == f"unknown command {word!r}: there are models, sample, train"
+        assert refuse(word, "x") == f"unknown command {word!r}: there are models, sample, train, evaluate"
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fromnoise import __version__
 from fromnoise.errors import UserError
 from fromnoise.train.config import DataConfig, DiffusionConfig, LoopConfig, NetworkConfig, load_config, preset_names
+
+if TYPE_CHECKING:
+    from fromnoise.generate import Request
 
 OVERVIEW = f"""fromnoise {__version__}: diffusion models, from the mathematics to the running model
 
@@ -28,6 +31,7 @@ usage: fromnoise COMMAND ...
   models                             what ships, and what was found in the cache
   sample MODEL [options]             images out of noise, as a PNG grid, a folder or an array
   train PRESET|FILE.toml [options]   trains a model; presets: {", ".join(preset_names())}
+  evaluate MODEL [options]           how good its images are, in figures
 
 fromnoise COMMAND --help tells the options of each.
 """
@@ -46,18 +50,14 @@ def _unset(metavar: str, default: str) -> Any:
 _CLIP_OR_NOT = tyro.conf.create_mutex_group(required=False, title="clipping")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Draws images from a model."""
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """How images are drawn: what `sample` and `evaluate` share."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """a shipped name, a model directory (of fromnoise or diffusers), or a hub id"""
-    n: Annotated[int | None, _unset("N", "64, or 8 of each class")] = None
-    """how many images"""
     classes: Annotated[str | None, _unset("0,1,2", "all")] = None
     """class numbers with commas, repeated in order until there are n images"""
-    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(there is none yet)")] = None
-    """what to draw, for a text-to-image model"""
     sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ddpm"
     """ddpm (ancestral: noise is added back at each step) or ddim (deterministic, unless eta is above 0)"""
     steps: Annotated[int | None, _unset("N", "30")] = None
@@ -84,8 +84,44 @@ class Sample:
     """fp32 loses nothing; bf16 is faster and differs by a grey level here and there, sometimes visibly"""
     revision: Annotated[str | None, _unset("NAME", "the newest")] = None
     """branch, tag or commit of a hub id"""
+
+    def request(self, n: int) -> "Request":
+        """These options as a request for n images."""
+        from fromnoise.generate import Request
+
+        return Request(
+            n=n,
+            classes=_class_list(self.classes),
+            clip=True if self.clip else False if self.no_clip else None,
+            **{name: getattr(self, name) for name in _SHARED_OPTIONS},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(_Drawing):
+    """Draws images from a model."""
+
+    n: Annotated[int | None, _unset("N", "64, or 8 of each class")] = None
+    """how many images"""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(there is none yet)")] = None
+    """what to draw, for a text-to-image model"""
     out: Annotated[Path | None, _unset("PATH", "MODEL.png")] = None
     """FILE.png (one grid), FILE.npz (arrays) or a new folder (one PNG each)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Drawing):
+    """Draws many images from a model and measures how good they are."""
+
+    n: Annotated[int, tyro.conf.arg(metavar="N")] = 10_000
+    """how many images; with fewer, distances come out too large"""
+    metrics: Annotated[str | None, _unset("accuracy,fd", "all that fit the model")] = None
+    """with commas: accuracy (is it the digit asked for?), fd (Frechet distance to test images, in the features of the
+    same classifier)"""
+    data: Annotated[str, tyro.conf.arg(metavar="NAME|DIR")] = "ylecun/mnist"
+    """the real images: a hub id, or a folder with a local copy"""
+    json: Annotated[Path | None, _unset("FILE", "none")] = None
+    """also writes the figures, and what made them, to a file"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +163,7 @@ def sample(arguments: Sequence[str]) -> None:
 
     from tqdm import tqdm
 
-    from fromnoise.generate import Request, generate
+    from fromnoise.generate import generate
     from fromnoise.models import open_model
     from fromnoise.pictures import save_array, save_folder, save_grid
 
@@ -136,12 +172,7 @@ def sample(arguments: Sequence[str]) -> None:
         instead = "give --classes" if model.num_classes else "leave --prompt out"
         raise UserError(f"--prompt needs a text-to-image model, and {options.model} is none: {instead}")
     columns = len(classes or range(model.num_classes)) or 8
-    request = Request(
-        n=8 * columns if options.n is None else options.n,
-        classes=classes,
-        clip=True if options.clip else False if options.no_clip else None,
-        **{name: getattr(options, name) for name in _SHARED_OPTIONS},
-    )
+    request = options.request(8 * columns if options.n is None else options.n)
     request.validate(model)
     with tqdm(total=request.n * request.num_steps(model), unit="step", leave=False, disable=None) as bar:
         images = generate(model, request, progress=bar.update)
@@ -169,6 +200,40 @@ _SHARED_OPTIONS = [
 ]
 
 
+def evaluate(arguments: Sequence[str]) -> None:
+    """``fromnoise evaluate``."""
+    options = _parse(Evaluate, "evaluate", arguments)
+    if options.json is not None:
+        if options.json.is_dir():
+            raise UserError(f"--json {options.json} is a folder: give a file")
+        _check_writable("--json", options.json)
+
+    import json
+
+    from tqdm import tqdm
+
+    from fromnoise.evaluate.report import evaluate as run
+    from fromnoise.files import written_whole
+    from fromnoise.models import open_model
+
+    model = open_model(options.model, options.revision)
+    request = options.request(options.n)
+    metrics = None if options.metrics is None else tuple(options.metrics.split(","))
+    request.validate(model)
+    with tqdm(total=request.n * request.num_steps(model), unit="step", leave=False, disable=None) as bar:
+        report = run(model, request, metrics, options.data, progress=bar.update)
+    print(f"{options.model}: {report.title}")
+    for name, line in report.lines.items():
+        print(f"{name:10}  {line}")
+    if report.warning:
+        print(f"{'note':10}  {report.warning}")
+    if options.json is not None:
+        command = " ".join(["fromnoise evaluate", *arguments])
+        with written_whole(options.json) as partial:
+            partial.write_text(json.dumps({"command": command, **report.record}, indent=2) + "\n", encoding="utf-8")
+        print(f"written: {options.json}")
+
+
 def train(arguments: Sequence[str]) -> None:
     """``fromnoise train``."""
     named = bool(arguments) and not arguments[0].startswith("-")
@@ -192,7 +257,12 @@ def train(arguments: Sequence[str]) -> None:
         print(f"trained {config.name}: {out} (fromnoise sample {out})")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"models": models, "sample": sample, "train": train}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "models": models,
+    "sample": sample,
+    "train": train,
+    "evaluate": evaluate,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -261,9 +331,14 @@ def _output_kind(out: Path) -> Literal["grid", "array", "folder"]:
         raise UserError(f"--out {out} exists already: give a new folder")
     if kinds[out.suffix] != "folder" and out.is_dir():
         raise UserError(f"--out {out} is a folder: give a file, or a new folder without an ending")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    _check_writable("--out", out)
+    return kinds[out.suffix]
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Refuses a place that cannot be written, before any work is done."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
     try:
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {parent}: {error.strerror}") from None
-    return kinds[out.suffix]
+        raise UserError(f"{option} {path} cannot be written: {parent}: {error.strerror}") from None

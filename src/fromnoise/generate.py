@@ -91,6 +91,10 @@ class Request:
         """How many steps are taken."""
         return self.steps or min(DEFAULT_STEPS, model.scheduler.num_train_timesteps)
 
+    def evaluations(self, model: Model) -> int:
+        """How often the network is asked for one image; a guided step asks twice."""
+        return self.num_steps(model) * (1 if self.guidance_scale(model) in (0, 1) else 2)
+
     def guidance_scale(self, model: Model) -> float:
         """How strongly the class is followed; 1 is no guidance."""
         if self.guidance is not None:
