@@ -1,12 +1,14 @@
 # make demo: install and draw digits.   make test: install what the tests need and run them.
+# make bench: speed and memory, beside other libraries; make bench BENCH=--quick: does it run at all?
 # make book: the book as a site.   make notebooks: execute its chapters anew.   make check-book: are they still true?
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
+BENCH  :=
 
-.PHONY: demo test test-full notebooks check-book book clean
+.PHONY: demo test test-full bench notebooks check-book book clean
 
 demo: $(VENV)/installed
 	$(BIN)/fromnoise sample mnist --n 30 --out out/mnist.png
@@ -20,6 +22,9 @@ test: $(VENV)/installed-test
 
 test-full: $(VENV)/installed-test
 	$(BIN)/pytest
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 notebooks: $(VENV)/installed-test
 	$(BIN)/python book/notebooks.py write
@@ -39,6 +44,12 @@ $(VENV)/installed: $(INPUTS)
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[test]
+	@touch $@
+
+# its dependencies would bring a torchvision that may not fit this torch, and that its network does not use
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[bench]
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps denoising-diffusion-pytorch
 	@touch $@
 
 clean:

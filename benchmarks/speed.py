@@ -1,0 +1,167 @@
+"""Speed and memory of this project, side by side with other libraries, on this machine's CPU.
+
+python benchmarks/speed.py                     # everything, into benchmarks/results
+python benchmarks/speed.py --only training --rounds 3
+python benchmarks/speed.py --quick             # does it run at all? into out/benchmarks; the numbers mean nothing
+"""
+
+import argparse
+import functools
+import json
+import shlex
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import breakdown
+import memory
+import ours
+import peers
+from fromnoise.generate import Request, generate
+from fromnoise.train.loop import Trainer
+from measure import Case, forward_flops, interleaved, machine, parameters, peak_cases, ratios, summary
+from report import render
+
+BATCH = 128
+SECTIONS = ("training", "sampling", "profile", "memory")
+RESULTS = Path(__file__).parent / "results"
+QUICK_RESULTS = Path("out/benchmarks")
+COMPILED, EAGER, FP32 = "fromnoise, compiled", "fromnoise, eager", "fromnoise, eager, fp32"
+DIFFUSERS, TUNED = "diffusers", "diffusers, bf16 channels-last"
+DDP = "denoising-diffusion-pytorch"
+
+
+def training(options: argparse.Namespace) -> dict[str, Any]:
+    """Images a second of whole training steps, and the fraction of the machine's peak that ours reach."""
+    batch = 4 if options.quick else BATCH
+    trainers = {
+        COMPILED: ours.trainer(ours.configuration(ours.PRESET, compiled=True, batch_size=batch)),
+        EAGER: ours.trainer(ours.configuration(ours.PRESET, compiled=False, batch_size=batch)),
+        FP32: ours.trainer(ours.configuration(ours.PRESET, compiled=False, dtype="fp32", batch_size=batch)),
+    }
+    batch = trainers[EAGER].config.train.batch_size
+    network = trainers[EAGER].averaged
+    others = {
+        DIFFUSERS: peers.diffusers_peer(network.config, batch),
+        TUNED: peers.diffusers_peer(network.config, batch, like_ours=True),
+        DDP: peers.ddp_peer(network.config, network, batch),
+    }
+    size = network.config.sample_size
+    inputs = (torch.zeros(1, network.config.in_channels, size, size), torch.zeros(1), torch.zeros(1).long())
+    networks: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
+        **{name: (trainer.averaged, inputs) for name, trainer in trainers.items()},
+        **{name: (peer.network, peer.inputs) for name, peer in others.items()},
+    }
+    cases = {name: Case(trainer.take_step, batch, deterministic=True) for name, trainer in trainers.items()}
+    cases |= {name: Case(peer.step, batch) for name, peer in others.items()}
+    peak = peak_cases(options.quick)
+    rates = interleaved({**cases, **peak}, options.rounds, options.quick)
+
+    best = max(peak, key=lambda name: median(rates[name]))
+    results = {}
+    for name, (module, example) in networks.items():
+        flops = forward_flops(module.eval(), *example)
+        results[name] = {
+            "images_per_second": summary(rates[name]),
+            "rounds": rates[name],
+            "times_diffusers": ratios(rates[name], rates[DIFFUSERS]),
+            "times_ddp": ratios(rates[name], rates[DDP]),
+            "parameters": parameters(module),
+            "forward_flops": flops,
+            "fraction_of_peak": summary([3 * flops * a / b for a, b in zip(rates[name], rates[best], strict=True)]),
+        }
+    return {
+        "batch": batch,
+        "preset": ours.PRESET,
+        "dtype": trainers[EAGER].config.train.dtype,
+        "cases": results,
+        "peak": {"best": best, "flops_per_second": {name: summary(rates[name]) for name in peak}},
+    }
+
+
+def sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """Network evaluations a second: images times steps, the whole of drawing included."""
+    count, steps = (16, 2) if options.quick else (64, 30)
+    model = ours.model(ours.PRESET)
+    cases = {}
+    for dtype in ("fp32", "bf16"):
+        request = Request(n=count, steps=steps, guidance=1.0, device="cpu", dtype=dtype)
+        cases[f"fromnoise, {dtype}"] = Case(functools.partial(generate, model, request), count * steps)
+    config = model.unet.config
+    others = {DIFFUSERS: peers.diffusers_peer(config, 1), DDP: peers.ddp_peer(config, model.unet, 1)}
+    for name, peer in others.items():
+        for batch in sorted({min(peers.USUAL_BATCH, count), count}):
+            run = functools.partial(peer.sample, batch, steps)
+            cases[f"{name}, {batch} at a time"] = Case(run, batch * steps)
+    rates = interleaved(cases, options.rounds, options.quick)
+    best = {
+        peer: max((name for name in rates if name.startswith(peer)), key=lambda name: median(rates[name]))
+        for peer in others
+    }
+    return {
+        "preset": ours.PRESET,
+        "images": count,
+        "steps": steps,
+        "best": best,
+        "cases": {
+            name: {
+                "evaluations_per_second": summary(rate),
+                "rounds": rate,
+                "times_diffusers": ratios(rate, rates[best[DIFFUSERS]]),
+                "times_ddp": ratios(rate, rates[best[DDP]]),
+            }
+            for name, rate in rates.items()
+        },
+    }
+
+
+def profile(options: argparse.Namespace) -> dict[str, Any]:
+    """Where the time of an eager step goes."""
+    config = ours.configuration(ours.PRESET, compiled=False, batch_size=4 if options.quick else None)
+    trainer: Trainer = ours.trainer(config)
+    steps = 1 if options.quick else 5
+    return {"preset": ours.PRESET, "steps": steps, "fractions": breakdown.time_by_kind(trainer, steps)}
+
+
+def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak resident memory of training and of drawing 64 images."""
+    return {"presets": memory.measure(options.quick)}
+
+
+MEASURE = {"training": training, "sampling": sampling, "profile": profile, "memory": measure_memory}
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny batches and turns: only to see that it runs")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--out", type=Path, help=f"folder; default: {RESULTS.name}/ here, with --quick {QUICK_RESULTS}")
+    options = parser.parse_args(arguments)
+    sections = options.only.split(",")
+    if unknown := set(sections) - set(SECTIONS):
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}, only {', '.join(SECTIONS)}")
+    folder = options.out or (QUICK_RESULTS if options.quick else RESULTS)
+
+    command = shlex.join(["python", "benchmarks/speed.py", *arguments])
+    results: dict[str, Any] = {"machine": machine(), "command": command, "quick": options.quick}
+    results["rounds"] = options.rounds
+    for section in SECTIONS:  # memory last: its processes have the machine for themselves
+        if section in sections:
+            print(section, file=sys.stderr)
+            results[section] = MEASURE[section](options)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "speed.json"
+    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    text = render(json.loads(path.read_text(encoding="utf-8")))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"wrote {path} and {path.with_suffix('.md')}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

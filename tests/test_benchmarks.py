@@ -1,0 +1,164 @@
+"""The parts of the benchmarks that need no measuring: arithmetic, tables, and that the contestants are comparable."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+import breakdown
+import measure
+import memory
+import ours
+import peers
+import report
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+@pytest.fixture(autouse=True)
+def settings_come_back():
+    """What the contestants set for the whole process."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_ratios_are_taken_within_a_round():
+    ours_, theirs = [100.0, 10.0, 60.0], [50.0, 5.0, 20.0]  # the second round was slow for both
+    assert measure.ratios(ours_, theirs) == {"median": 2.0, "min": 2.0, "max": 3.0}
+    assert measure.summary([3.0, 1.0, 2.0, 10.0]) == {"median": 2.5, "min": 1.0, "max": 10.0}
+    with pytest.raises(ValueError):
+        measure.ratios([1.0], [1.0, 2.0])
+
+
+def test_turns_alternate_and_settings_come_back():
+    seen = []
+
+    def note(name):
+        return lambda: seen.append((name, torch.are_deterministic_algorithms_enabled()))
+
+    before = torch.are_deterministic_algorithms_enabled()
+    cases = {"a": measure.Case(note("a"), 3, deterministic=True), "b": measure.Case(note("b"), 1)}
+    rates = measure.interleaved(cases, rounds=2, quick=True)
+    assert seen[-4:] == [("a", True), ("b", False)] * 2
+    assert {name: len(values) for name, values in rates.items()} == {"a": 2, "b": 2}
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_flops():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(), nn.Linear(48, 5))
+    assert measure.forward_flops(network, torch.zeros(1, 2, 4, 4)) == 2 * (2 * 3 * 9 * 16 + 48 * 5)
+
+
+def test_diffusers_is_the_same_network():
+    network = ours.model(ours.PRESET).unet
+    theirs = peers.diffusers_network(network.config)
+    inputs = (torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.zeros(1).long())
+    assert measure.parameters(network) == measure.parameters(theirs)
+    assert measure.forward_flops(network, *inputs) == measure.forward_flops(theirs, *inputs)  # its attention too
+
+
+def test_ddp_is_about_as_large():
+    for package in ("einops", "ema_pytorch"):
+        pytest.importorskip(package)
+    if importlib.util.find_spec("denoising_diffusion_pytorch") is None:
+        pytest.skip("denoising-diffusion-pytorch is not installed")
+    network = ours.model(ours.PRESET).unet
+    peer = peers.ddp_peer(network.config, network, batch=2)
+    assert abs(measure.parameters(peer.network) / measure.parameters(network) - 1) < 0.1
+    before = [parameter.clone() for parameter in peer.network.parameters()]
+    peer.step()
+    assert not all(torch.equal(a, b) for a, b in zip(before, peer.network.parameters(), strict=True))
+    assert peer.sample(2, 2).shape == (2, 1, 28, 28)
+
+
+def test_diffusers_trains_and_draws():
+    config = ours.model("digits").unet.config
+    for like_ours in (False, True):
+        peer = peers.diffusers_peer(config, 2, like_ours=like_ours)
+        before = [parameter.clone() for parameter in peer.network.parameters()]
+        peer.step()  # the first learning rate of its warm-up is 0
+        peer.step()
+        assert not all(torch.equal(a, b) for a, b in zip(before, peer.network.parameters(), strict=True))
+        assert peer.sample(2, 2).shape == (2, 1, 8, 8)
+
+
+def test_the_time_of_a_step_is_told_apart():
+    config = ours.configuration("digits", compiled=False, dtype="bf16", batch_size=4)
+    fractions = breakdown.time_by_kind(ours.trainer(config), steps=1)
+    assert sum(fractions.values()) == pytest.approx(1)
+    assert set(fractions) == {kind for kind, _ in breakdown.KINDS} | {breakdown.REST, breakdown.PYTHON}
+    assert fractions["other"] < 0.25
+
+
+def test_memory_is_the_process_own():
+    held = torch.ones(2**28, dtype=torch.uint8)  # which the process that is started must not be charged with
+    found = memory.in_a_process("import", "digits", quick=True)
+    assert 2**26 < found["bytes"] < measure.peak_memory() - len(held)
+
+
+def test_kinds():
+    assert breakdown.kind_of(["aten::mul", "_GroupNormChannelsLast", breakdown.STEP]) == "normalisation"
+    assert breakdown.kind_of(["aten::addmm", breakdown.ATTENTION, breakdown.STEP]) == "attention"
+    assert breakdown.kind_of(["aten::addmm", "aten::linear", breakdown.STEP]) == "linear layers (time, class)"
+    assert breakdown.kind_of([breakdown.STEP]) == breakdown.PYTHON
+
+
+def one(value):
+    return {"median": value, "min": value / 2, "max": value * 2}
+
+
+def test_page():
+    case = {"parameters": 3_940_801, "forward_flops": 823_530_496, "rounds": []}
+    case |= {"images_per_second": one(200.0), "times_diffusers": one(4.0), "times_ddp": one(6.0)}
+    case |= {"fraction_of_peak": one(0.437)}
+    drawn = {"evaluations_per_second": one(1234.0), "times_diffusers": one(1.5), "times_ddp": one(3.0), "rounds": []}
+    text = report.render(
+        {
+            "machine": {
+                "processor": "Some CPU",
+                "cores": 2,
+                "threads": 2,
+                "bf16_instructions": [],
+                "load_before": 0.1,
+                "system": "Linux",
+                "versions": {"torch": "2.13.0", "diffusers": None},
+                "date": "2026-01-01",
+            },
+            "command": "python benchmarks/speed.py",
+            "quick": False,
+            "rounds": 3,
+            "training": {
+                "batch": 128,
+                "preset": "p",
+                "dtype": "bf16",
+                "cases": {"ours": case},
+                "peak": {"best": "big", "flops_per_second": {"big": one(5e11)}},
+            },
+            "sampling": {"preset": "p", "images": 64, "steps": 30, "cases": {"ours": drawn}},
+            "profile": {"preset": "p", "steps": 5, "fractions": {"convolution": 0.4239}},
+            "memory": {"presets": {"p": {"import": {"bytes": 2**28}, "sample": {"failed": "exit status 1"}}}},
+        }
+    )
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "| ours | 200 (100 to 400) | 4 (2 to 8) | 6 (3 to 12) | 3.94 | 824 | 44% |" in rows
+    assert "| big | 500 (250 to 1,000) |" in rows
+    assert "| ours | 1,234 (617 to 2,468) | 1.5 (0.75 to 3) | 3 (1.5 to 6) |" in rows
+    assert "| convolution | 42.4% |" in rows
+    assert "| p | 0.25 | exit status 1 |" in rows
+    assert "bf16 instructions: none" in text and "mean nothing" not in text
+    assert report.spread({"median": 1.0, "min": 1.0, "max": 1.0}) == "1"
+
+
+def test_pages_that_are_kept_say_what_was_measured():
+    for path in RESULTS.glob("*.json"):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        assert not results["quick"]
+        assert path.with_suffix(".md").read_text(encoding="utf-8") == report.render(results)
+    assert {path.stem for path in RESULTS.glob("*.md")} == {path.stem for path in RESULTS.glob("*.json")}
