@@ -75,6 +75,25 @@ def test_times_outside_are_refused(schedule, t):
         schedule.noise_to_signal(torch.tensor([5.0, t], dtype=F64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_time_is_the_inverse_of_the_noise_level(schedule, dtype):
+    """At whole times exactly, also at both ends; between them, and from a noise level and back, to rounding."""
+    whole = torch.arange(1001, dtype=dtype)
+    assert torch.equal(schedule.time(schedule.noise_to_signal(whole)), whole)
+    t = torch.tensor([[0.25, 1.5], [400.75, 999.5]], dtype=dtype)
+    back = schedule.time(schedule.noise_to_signal(t))
+    assert (back.dtype, back.shape) == (dtype, t.shape)
+    torch.testing.assert_close(back, t, rtol=1e-3 if dtype == torch.float32 else 1e-10, atol=0)
+    levels = torch.logspace(-3, 1, 50, dtype=dtype)
+    torch.testing.assert_close(schedule.noise_to_signal(schedule.time(levels)), levels, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("level", [-0.001, 1e9, math.nan, math.inf])
+def test_noise_levels_outside_are_refused(schedule, level):
+    with pytest.raises(ValueError, match="noise levels must lie in"):
+        schedule.time(torch.tensor([0.5, level], dtype=F64))
+
+
 @pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.1, 1.0], [-0.1], [0.1, math.nan], [[0.1, 0.2]]])
 def test_bad_betas_are_refused(betas):
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -60,6 +60,25 @@ class Schedule:
         index = below.long()
         return torch.lerp(table[index], table[index + 1], t - below)
 
+    def time(self, noise_to_signal: Tensor) -> Tensor:
+        """The time at which ``sigma / alpha`` is this: the inverse of `noise_to_signal`, and as linear between times.
+
+        Args:
+            noise_to_signal: any shape, from 0 to that of time T.
+
+        Returns:
+            The same shape, dtype and device, in [0, T].
+
+        Raises:
+            ValueError: a noise level outside that range (checked on the CPU).
+        """
+        table = self._noise_to_signal.to(dtype=noise_to_signal.dtype).to(noise_to_signal.device)
+        if table.device.type == "cpu" and not bool(((noise_to_signal >= 0) & (noise_to_signal <= table[-1])).all()):
+            raise ValueError(f"noise levels must lie in [0, {table[-1]:g}]")
+        above = torch.searchsorted(table, noise_to_signal.contiguous()).clamp(min=1)
+        low, high = table[above - 1], table[above]
+        return above - (high - noise_to_signal) / (high - low)
+
     def alpha(self, t: Tensor) -> Tensor:
         """The coefficient of the image in x_t: ``(B,)`` in, ``(B,)`` out, in (0, 1]."""
         return torch.rsqrt(1 + self.noise_to_signal(t).square())
@@ -122,3 +141,17 @@ def cosine_betas(num_timesteps: int = 1000, max_beta: float = 0.999) -> Tensor:
     t = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     f = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
     return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+
+def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """Falling noise levels ``sigma / alpha``, ever closer together towards the clean end, ``(steps,)`` float64.
+
+    Eq. karras: equal steps of ``sigma^(1/rho)`` from sigma_max to sigma_min, both included.
+
+    Args:
+        sigma_min, sigma_max: above 0; rho: 1 spaces them evenly, more puts more of them at low noise.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), equation 5, there followed by 0.
+    """
+    most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return torch.linspace(most, least, steps, dtype=torch.float64).pow(rho)
