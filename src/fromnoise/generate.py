@@ -114,8 +114,22 @@ class Request:
         return (evaluations + 1) // 2 if self.sampler == "heun" else evaluations
 
     def evaluations(self, model: Model) -> int:
-        """How often the network is asked for one image; a guided step asks twice."""
-        return self.num_steps(model) * (1 if self.guidance_scale(model) in (0, 1) else 2)
+        """How often the network is asked for one image; where it is guided, it is asked twice."""
+        asked_at = self.times(model)[:-1]
+        if self.sampler == "heun":  # at both ends of each step but the last
+            asked_at += asked_at[1:]
+        low, high = self.guidance_interval or (0, math.inf)
+        levels = model.scheduler.schedule().noise_to_signal(torch.tensor(asked_at, dtype=torch.float64))
+        guided = (levels > low) & (levels <= high) & (self.guidance_scale(model) not in (0, 1))
+        return len(asked_at) + int(guided.sum())
+
+    def times(self, model: Model) -> list[float]:
+        """The falling list of times that are visited, 0 at its end."""
+        scheduler = model.scheduler
+        spacing = self.spacing or ("karras" if self.sampler == "heun" else scheduler.timestep_spacing)
+        return samplers.sampling_times(
+            scheduler.schedule(), self.num_steps(model), samplers.Spacing(spacing), scheduler.steps_offset
+        )
 
     def guidance_scale(self, model: Model) -> float:
         """How strongly the class is followed; 1 is no guidance."""
@@ -197,10 +211,7 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
         )
     if scheduler.clip_sample if request.clip is None else request.clip:
         denoise = ClippedDenoiser(denoise, scheduler.clip_sample_range)
-    spacing = samplers.Spacing(
-        request.spacing or ("karras" if request.sampler == "heun" else scheduler.timestep_spacing)
-    )
-    times = samplers.sampling_times(denoise.schedule, request.num_steps(model), spacing, scheduler.steps_offset)
+    times = request.times(model)
     options: dict[str, dict[str, Any]] = {
         "ddpm": {"variance": samplers.Variance(request.variance or scheduler.variance_type)},
         "ddim": {"eta": request.eta},
