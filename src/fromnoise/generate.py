@@ -181,7 +181,8 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
         return torch.cat(parts)[: len(x)]
 
     scheduler = model.scheduler
-    denoise: Denoiser = NetworkDenoiser(predict, scheduler.schedule(), Prediction(scheduler.prediction_type))
+    schedule = scheduler.schedule()
+    denoise: Denoiser = NetworkDenoiser(predict, schedule, Prediction(scheduler.prediction_type))
     guidance = request.guidance_scale(model)
     if guidance != 1:
         denoise = GuidedDenoiser(
@@ -196,7 +197,7 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
     spacing = samplers.Spacing(
         request.spacing or ("karras" if request.sampler == "heun" else scheduler.timestep_spacing)
     )
-    times = samplers.sampling_times(denoise.schedule, request.num_steps(model), spacing, scheduler.steps_offset)
+    times = samplers.sampling_times(schedule, request.num_steps(model), spacing, scheduler.steps_offset)
     options: dict[str, dict[str, Any]] = {
         "ddpm": {"variance": samplers.Variance(request.variance or scheduler.variance_type)},
         "ddim": {"eta": request.eta},
