@@ -199,7 +199,8 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
         return torch.cat(parts)[: len(x)]
 
     scheduler = model.scheduler
-    denoise: Denoiser = NetworkDenoiser(predict, scheduler.schedule(), Prediction(scheduler.prediction_type))
+    schedule = scheduler.schedule()
+    denoise: Denoiser = NetworkDenoiser(predict, schedule, Prediction(scheduler.prediction_type))
     guidance = request.guidance_scale(model)
     if guidance != 1:
         denoise = GuidedDenoiser(

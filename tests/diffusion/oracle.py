@@ -55,16 +55,17 @@ def ours(prediction, clip=False, network=None, betas=None):
     return ClippedDenoiser(denoise) if clip else denoise
 
 
-def theirs(scheduler, steps, **options):
+def theirs(scheduler, steps, sigmas=None, **options):
     """The loop of diffusers, with the noise of the same generator."""
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, **({} if sigmas is None else {"sigmas": sigmas}))
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = torch.Generator().manual_seed(9)
     network, x = Network(), start()
     if isinstance(scheduler, SCALED):  # not by init_noise_sigma, which forgets the 1 at two of three spacings
         x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()
     for t in scheduler.timesteps:
-        output = network(scheduler.scale_model_input(x, t), t.float().expand(2))
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        output = network(scaled, t.float().expand(2))
         x = scheduler.step(output, t, x, **options).prev_sample
     return x
 

@@ -10,7 +10,7 @@ from oracle import Shrink, assert_same, ours, start, theirs
 
 from fromnoise.diffusion.process import noise_like
 from fromnoise.diffusion.samplers import Spacing, Variance, ddim, ddpm, sampling_times
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas
+from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas, zero_terminal_snr
 
 WHOLE = [Spacing.LEADING, Spacing.TRAILING, Spacing.LINSPACE]
 COUNTS = [1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 50, 99, 100, 250, 333, 500, 501, 998, 999, 1000]
@@ -136,6 +136,36 @@ def test_ddpm_equals_diffusers_at_other_spacings(spacing):
     expected = theirs(DDPMScheduler(clip_sample=True, timestep_spacing=spacing.value), 30)
     times = sampling_times(1000, 30, spacing)
     assert_same(ddpm(ours("epsilon", True), start(), times, torch.Generator().manual_seed(9)), expected)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim_equals_diffusers_from_nothing_but_noise(steps, eta):
+    """With a v-network, from time T, where alpha is 0. At eta = 1 diffusers may take the root of a rounding error
+    below 0 there, and is not a number.
+    """
+    oracle = DDIMScheduler(
+        rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
+    )
+    expected = theirs(oracle, steps, eta=eta)
+    denoise = ours("v_prediction", betas=zero_terminal_snr(linear_betas()))
+    times = sampling_times(denoise.schedule, steps, Spacing.TRAILING)
+    assert times[0] == 1000
+    assert_same(ddim(denoise, start(), times, torch.Generator().manual_seed(9), eta=eta), expected)
+
+
+@pytest.mark.parametrize("variance", Variance)
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_ddpm_starts_from_nothing_but_noise(prediction, variance):
+    """x_T says nothing: the first step draws around alpha(u) x0_hat, of which the network's answer is all."""
+    denoise = ours(prediction, betas=zero_terminal_snr(linear_betas()))
+    x, t = start(), torch.full((2,), 1000.0)
+    output = denoise.network(x, t - 1)
+    torch.testing.assert_close(denoise(x, t), -output if prediction == "v_prediction" else output)
+    result = ddpm(denoise, x, [1000.0, 600.0], torch.Generator().manual_seed(9), variance=variance)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    alpha, sigma = denoise.schedule.alpha(t - 400)[0], denoise.schedule.sigma(t - 400)[0]
+    torch.testing.assert_close(result, alpha * denoise(x, t) + (sigma if variance is Variance.SMALL else 1) * z)
 
 
 SAMPLERS = {

@@ -5,13 +5,27 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
 from oracle import Network, Shrink, Told, assert_same, ours, start, theirs
 
 from fromnoise.diffusion.exact import EmpiricalDenoiser
+from fromnoise.diffusion.parameterization import NetworkDenoiser, Prediction
 from fromnoise.diffusion.process import noise_like
-from fromnoise.diffusion.samplers import Spacing, ddim, ddpm, sampling_times
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas
+from fromnoise.diffusion.samplers import Spacing, ddim, ddpm, flow_times, sampling_times
+from fromnoise.diffusion.schedules import (
+    FlowSchedule,
+    Schedule,
+    cosine_betas,
+    linear_betas,
+    scaled_linear_betas,
+    zero_terminal_snr,
+)
 from fromnoise.diffusion.solvers import dpmpp_2m, dpmpp_2m_sde, euler, heun
 
 F64 = torch.float64
@@ -109,6 +123,64 @@ def test_dpmpp_equals_diffusers_between_whole_times(sampler, algorithm, spacing,
     assert_same(sampler(denoise, start(), times, generator()), expected)
 
 
+def flow_denoiser(network=None):
+    return NetworkDenoiser(network or Network(), FlowSchedule(), Prediction.FLOW)
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", [euler, ddim])
+def test_euler_equals_diffusers_on_a_flow(sampler, factor):
+    """diffusers takes its last step from sigma = 1/1000, shifted, and so shifts twice; at its times it is the same."""
+    oracle = FlowMatchEulerDiscreteScheduler(shift=factor)
+    expected = theirs(oracle, 10)
+    times = oracle.sigmas.tolist()
+    assert (times[0], times[-1]) == (1, 0)
+    assert_same(sampler(flow_denoiser(), start(), times, generator()), expected)
+    evenly = [i / 10 for i in range(10, 0, -1)]
+    assert_same(theirs(oracle, None, sigmas=evenly), sampler(flow_denoiser(), start(), flow_times(10, factor), None))
+
+
+def test_heun_equals_diffusers_on_a_flow():
+    oracle = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    expected = theirs(oracle, 10)
+    times = [*oracle.sigmas.unique_consecutive().tolist()]
+    assert_same(heun(flow_denoiser(), start(), times, generator()), expected)
+
+
+@pytest.mark.parametrize(("sampler", "algorithm"), MULTISTEP)
+def test_dpmpp_equals_diffusers_on_a_flow(sampler, algorithm):
+    """It rounds the timesteps down; told the same, our network draws the same."""
+    oracle = DPMSolverMultistepScheduler(
+        algorithm_type=algorithm, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    expected = theirs(oracle, 12)
+    denoise = flow_denoiser(Told(oracle.timesteps))
+    assert_same(sampler(denoise, start(), oracle.sigmas.tolist(), generator()), expected)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_from_nothing_but_noise(prediction):
+    """Where alpha is 0 the DPM-Solvers start as DDIM and DDPM do; Euler and Heun, which divide by it, refuse."""
+    denoise, x = ours(prediction, betas=zero_terminal_snr(linear_betas())), start()
+    for one, other in ((dpmpp_2m, ddim), (dpmpp_2m_sde, ddpm)):
+        pair = (f(denoise, x, [1000.0, 600.0], generator()) for f in (one, other))
+        torch.testing.assert_close(*pair)
+        assert bool(one(denoise, x, sampling_times(1000, 9, Spacing.TRAILING), generator()).isfinite().all())
+    for refused in (euler, heun):
+        with pytest.raises(ValueError, match="sigma / alpha is infinite at time 1000: start later"):
+            refused(denoise, x, [1000.0, 600.0, 0.0], generator())
+        times = sampling_times(denoise.schedule, 9, Spacing.KARRAS)
+        assert bool(refused(denoise, x, times, generator()).isfinite().all())
+
+
+def test_two_steps_from_nothing_but_noise():
+    """The second step knows that the first was infinitely long in log-SNR: it does not extrapolate."""
+    denoise, x = ours("v_prediction", betas=zero_terminal_snr(linear_betas())), start()
+    times = [1000.0, 600.0, 300.0]
+    one, other = (f(denoise, x, times, generator()) for f in (dpmpp_2m, ddim))
+    torch.testing.assert_close(one, other)
+
+
 def algorithm_2(denoise, x, sigmas, generator, churn, low, high):
     """Karras et al.'s algorithm 2 in their own symbols, S_noise = 1: x at scale 1, a denoiser D(x; sigma)."""
     count = len(sigmas) - 1
@@ -177,6 +249,21 @@ def test_one_image_comes_out_exactly(name, spacing, steps):
     times = sampling_times(schedule, steps, spacing)
     x = torch.randn(4, 2, generator=generator(), dtype=F64)
     result = SAMPLERS[name](EmpiricalDenoiser(schedule, image), x, times, generator())
+    torch.testing.assert_close(result, image.expand(4, 2), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_one_image_comes_out_exactly_on_a_flow(name, steps):
+    """From t = 1, where nothing is left of the image, too; with churn, to times between."""
+    image = torch.tensor([[0.7, -1.0]], dtype=F64)
+
+    def denoise(x, t):
+        return image.expand(4, 2)
+
+    denoise.schedule = FlowSchedule()
+    x = torch.randn(4, 2, generator=generator(), dtype=F64)
+    result = SAMPLERS[name](denoise, x, flow_times(steps), generator())
     torch.testing.assert_close(result, image.expand(4, 2), rtol=0, atol=1e-9)
 
 

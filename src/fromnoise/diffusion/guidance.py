@@ -33,7 +33,7 @@ def rescale_guided(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     Args:
         guided, conditional: ``(B, ...)``, not constant within a sample; share: phi, 0 to 1.
 
-    Source: Lin et al. 2024 (arXiv 2305.08891), equations 15 and 16.
+    Source: Lin et al. 2024 (arXiv 2305.08891), section 3.4.
     """
     ratio = conditional.flatten(1).std(1) / guided.flatten(1).std(1)
     return guided * per_sample(torch.lerp(torch.ones_like(ratio), ratio, share), guided)
@@ -47,7 +47,7 @@ def guidance_at(noise_to_signal: Tensor, guidance_scale: float, interval: tuple[
     Args:
         noise_to_signal: ``(B,)``.
 
-    Source: Kynkäänniemi et al. 2024 (arXiv 2404.07724), section 3.
+    Source: Kynkäänniemi et al. 2024 (arXiv 2404.07724).
     """
     low, high = interval
     inside = (noise_to_signal > low) & (noise_to_signal <= high)

@@ -22,7 +22,7 @@ from fromnoise.diffusion.process import (
     posterior_mean,
     posterior_variance,
 )
-from fromnoise.diffusion.schedules import Schedule, karras_sigmas
+from fromnoise.diffusion.schedules import NoiseSchedule, Schedule, karras_sigmas, shift
 
 HIGHEST_LEVEL = 80.0
 """Where sampling times spaced by noise level start at most: above it ``sigma / alpha`` shows nothing of the image, and
@@ -67,7 +67,7 @@ def sampling_times(schedule: Schedule | int, steps: int, spacing: Spacing, offse
         ValueError: steps outside 1..T, or T alone where the noise levels are needed.
 
     Source: Lin et al. 2024 (arXiv 2305.08891), table 2, for the whole times; Karras et al. 2022 (arXiv 2206.00364),
-    equation 5; Lu et al. 2022 (arXiv 2206.00927), section 3.4, for log-snr.
+    equation 5; Lu et al. 2022 (arXiv 2206.00927) for log-snr.
     """
     num_timesteps = schedule if isinstance(schedule, int) else schedule.num_timesteps
     if not 1 <= steps <= num_timesteps:
@@ -94,6 +94,11 @@ def sampling_times(schedule: Schedule | int, steps: int, spacing: Spacing, offse
             levels[-1], levels[0] = least, most  # not a rounding error off; a single step starts at the noisy end
             times = schedule.time(levels)
     return [*times.tolist(), 0.0]
+
+
+def flow_times(steps: int, factor: float = 1.0) -> list[float]:
+    """Times of `FlowSchedule` from 1 to 0, N + 1 numbers, evenly spaced and then shifted by the factor."""
+    return [shift(1 - i / steps, factor) for i in range(steps + 1)]
 
 
 def ddpm(
@@ -170,7 +175,7 @@ def ddim(
     return x
 
 
-def ddim_std(schedule: Schedule, u: Tensor, t: Tensor, eta: float) -> Tensor:
+def ddim_std(schedule: NoiseSchedule, u: Tensor, t: Tensor, eta: float) -> Tensor:
     """How much fresh noise a DDIM step from t to u adds, as a standard deviation ``(B,)``. Eq. ddim-eta.
 
     ``eta sigma(u) / sigma(t) sqrt(1 - alpha(t)^2 / alpha(u)^2)``: eta times the posterior's standard deviation.

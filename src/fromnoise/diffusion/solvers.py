@@ -1,7 +1,8 @@
 """Fast samplers: solvers of a differential equation that take long steps, with the signature of `samplers.ddim`.
 
 Without fresh noise a sample moves along a curve from noise to image. Left at the scale of the image, ``x / alpha`` at
-the noise level ``sigma / alpha``, its direction is the noise in it (`edm_ode`), and a sampler is a way to follow it.
+the noise level ``sigma / alpha``, its direction is the noise in it (`edm_ode`), and a sampler is a way to follow it. On
+the path of `FlowSchedule` nothing need be rescaled: the direction is the flow's velocity and the level the time.
 """
 
 import math
@@ -20,7 +21,7 @@ from fromnoise.diffusion.process import (
     posterior_variance,
 )
 from fromnoise.diffusion.samplers import Callback, steps_between
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseSchedule
 
 
 def euler(
@@ -43,9 +44,13 @@ def euler(
     Returns:
         ``(B, ...)``, at time ``times[-1]``.
 
+    Raises:
+        ValueError: an infinite noise level at the start.
+
     Source: Karras et al. 2022 (arXiv 2206.00364), section 3.
     """
     schedule = denoise.schedule
+    check_start(schedule, times[0])
     for step, (t, _, time_t, time_u) in enumerate(steps_between(times, x)):
         x0_hat = denoise(x, time_t, **condition)
         if callback is not None:
@@ -79,12 +84,17 @@ def heun(
     Returns:
         ``(B, ...)``, at time ``times[-1]``.
 
+    Raises:
+        ValueError: an infinite noise level at the start.
+
     Source: Karras et al. 2022 (arXiv 2206.00364), algorithms 1 and 2 (the latter's S_noise is 1 here).
     """
     schedule = denoise.schedule
+    check_start(schedule, times[0])
     share = min(churn / (len(times) - 1), math.sqrt(2) - 1)
     for step, (t, u, time_t, time_u) in enumerate(steps_between(times, x)):
-        if churn > 0 and churn_levels[0] <= schedule.noise_to_signal(torch.tensor(t)) <= churn_levels[1]:
+        level = float(schedule.noise_to_signal(torch.tensor(t)))
+        if churn > 0 and churn_levels[0] <= level <= churn_levels[1] and t < schedule.end:
             x, time_t = add_noise(schedule, x, time_t, share, generator)
             t = float(time_t[0])
         x0_hat = denoise(x, time_t, **condition)
@@ -170,27 +180,37 @@ def dpmpp_2m_sde(
     return x
 
 
-def edm_ode(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor) -> Tensor:
+def edm_ode(schedule: NoiseSchedule, x: Tensor, x0_hat: Tensor, t: Tensor) -> Tensor:
     """Where the curve of a sample leads: ``dx/dsigma = (x - x0_hat) / sigma`` at the scale of the image. Eq. edm-ode.
 
+    It is the noise in x; on the path of `FlowSchedule`, noise minus image.
+
     Args:
-        x, x0_hat: ``(B, ...)``; x is at time t and is divided by alpha here. t: ``(B,)``, above 0.
+        x, x0_hat: ``(B, ...)``; x is at time t and is divided by the scale here. t: ``(B,)``, above 0.
 
     Source: Karras et al. 2022 (arXiv 2206.00364), equations 1 and 3.
     """
-    alpha, level = per_sample(schedule.alpha(t), x), per_sample(schedule.noise_to_signal(t), x)
-    return (x / alpha - x0_hat) / level
+    scale, level = (per_sample(value, x) for value in schedule.scale_and_level(t))
+    return (x / scale - x0_hat) / level
 
 
-def move(schedule: Schedule, x: Tensor, direction: Tensor, t: Tensor, u: Tensor) -> Tensor:
+def move(schedule: NoiseSchedule, x: Tensor, direction: Tensor, t: Tensor, u: Tensor) -> Tensor:
     """x, at time t, straight along a direction of `edm_ode` to time u, ``(B, ...)``."""
-    distance = schedule.noise_to_signal(u) - schedule.noise_to_signal(t)
-    scaled = x / per_sample(schedule.alpha(t), x) + per_sample(distance, x) * direction
-    return per_sample(schedule.alpha(u), x) * scaled
+    (scale_t, level_t), (scale_u, level_u) = schedule.scale_and_level(t), schedule.scale_and_level(u)
+    scaled = x / per_sample(scale_t, x) + per_sample(level_u - level_t, x) * direction
+    return per_sample(scale_u, x) * scaled
 
 
-def add_noise(schedule: Schedule, x: Tensor, t: Tensor, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Raises the noise level ``sigma / alpha`` of x by a share of itself, as far as time T allows. Eq. churn.
+def check_start(schedule: NoiseSchedule, t: float) -> None:
+    """Refuses a first time at which nothing is left of the image, and x cannot be brought to its scale."""
+    if not bool(schedule.scale_and_level(torch.tensor(t, dtype=torch.float64))[1].isfinite()):
+        raise ValueError(f"sigma / alpha is infinite at time {t:g}: start later, or take ddim or dpmpp_2m")
+
+
+def add_noise(
+    schedule: NoiseSchedule, x: Tensor, t: Tensor, share: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Raises the noise level ``sigma / alpha`` of x by a share of itself, as far as the schedule goes. Eq. churn.
 
     ``x + sqrt(raised^2 - sigma^2) z`` at the scale of the image: a jump of the forward process.
 
@@ -199,13 +219,13 @@ def add_noise(schedule: Schedule, x: Tensor, t: Tensor, share: float, generator:
 
     Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 2.
     """
-    most = schedule.noise_to_signal(torch.full_like(t, schedule.num_timesteps))
+    most = schedule.noise_to_signal(torch.full_like(t, schedule.end))
     raised = schedule.time(torch.minimum((1 + share) * schedule.noise_to_signal(t), most))
     alpha_jump, sigma_jump = forward_jump(schedule, t, raised)
     return per_sample(alpha_jump, x) * x + per_sample(sigma_jump, x) * noise_like(x, generator), raised
 
 
-def exponential_step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, u: Tensor) -> Tensor:
+def exponential_step(schedule: NoiseSchedule, x: Tensor, x0_hat: Tensor, t: Tensor, u: Tensor) -> Tensor:
     """x at time u, exactly, if x0_hat stays the same on the way from t. Eq. exp-int.
 
     The solution is ``sigma_u / sigma_t x + sigma_u int exp(lambda) x0_hat d lambda`` over the log-SNR lambda; for a
