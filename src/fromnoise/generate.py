@@ -165,7 +165,7 @@ def rows_at_a_time(config: UNetConfig, device: torch.device) -> int:
     With this number fixed by the network, not by the request, an image does not depend on the batch that it is in.
     A CPU is fastest with few rows, which stay in its cache.
     """
-    room, most = (2**18, 16) if device.type == "cpu" else (2**23, 64)
+    room, most = (2**19, 16) if device.type == "cpu" else (2**23, 64)
     fitting = room // (config.channels[0] * config.sample_size**2)
     return 1 << min(most, max(1, fitting)).bit_length() - 1
 
