@@ -22,7 +22,17 @@ BOOK = Path(__file__).resolve().parent
 PACKAGE = Path(fromnoise.__file__).resolve().parent
 TESTS = BOOK.parent / "tests" / "equations"
 
-DERIVATION_ONLY = {"forward-cov", "reverse-mixture", "elbo", "vlb-eps", "ddim-marginal", "cfg-w", "cfg-gauss"}
+DERIVATION_ONLY = {
+    "forward-cov",
+    "reverse-mixture",
+    "elbo",
+    "vlb-eps",
+    "ddim-marginal",
+    "cfg-w",
+    "cfg-gauss",
+    "dsm",
+    "cdf-invariant",
+}
 """Labels of equations that prove or explain others, and are computed by no function."""
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

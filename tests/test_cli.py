@@ -115,13 +115,13 @@ def test_without_a_command(capsys):
 
 def test_help_of_sample(say):
     text = " ".join(say("sample", "--help").replace("│", " ").split())
-    options = """n classes prompt sampler steps spacing eta variance clip no-clip guidance seed batch-size device dtype
-    revision out"""
+    options = """n classes prompt sampler steps spacing eta variance clip no-clip guidance guidance-rescale
+    guidance-interval seed batch-size device dtype revision out"""
     for option in options.split():
         assert f"--{option} " in text
     assert "usage: fromnoise sample [-h] [OPTIONS] MODEL" in text
     assert "None" not in text
-    assert text.count("(default: ") == 16  # once for each option but --prompt
+    assert text.count("(default: ") == 18  # once for each option but --prompt
 
 
 def test_help_of_train(say):
@@ -263,6 +263,13 @@ def test_every_option_reaches_the_sampler(say, conditional):
     others = [
         ["--sampler", "ddim"],
         ["--sampler", "ddim", "--eta", "0.5"],
+        ["--sampler", "heun"],
+        ["--sampler", "dpmpp-2m"],
+        ["--sampler", "dpmpp-2m-sde"],
+        ["--guidance-rescale", "0.7"],
+        ["--guidance-interval", "0.5", "5"],
+        ["--spacing", "karras"],
+        ["--spacing", "log-snr"],
         ["--variance", "fixed_large"],
         ["--seed", "1"],
         ["--guidance", "1"],
@@ -276,6 +283,8 @@ def test_every_option_reaches_the_sampler(say, conditional):
     ]
     results = [default, *(drawn(say, *few, *options) for options in others)]
     assert len({result.tobytes() for result in results}) == 1 + len(others)
+    ddim, euler = (drawn(say, *few, "--sampler", name) for name in ("ddim", "euler"))
+    assert np.abs(ddim - euler).max() <= 1
     assert np.array_equal(drawn(say, conditional, "--steps=3", "--n=1", "--seed=2", "--classes=2")[0], default[2])
     assert np.abs(results[-1] - default).mean() < 4  # bf16 is another rounding, not another image
 
@@ -289,11 +298,12 @@ def test_default_steps(say, unconditional, monkeypatch):
     from fromnoise.diffusion import samplers
 
     taken = []
-    monkeypatch.setattr(samplers, "sampling_times", lambda T, steps, *rest: taken.append(steps) or [20.0, 0.0])
+    monkeypatch.setattr(samplers, "sampling_times", lambda schedule, steps, *rest: taken.append(steps) or [20.0, 0.0])
     drawn(say, unconditional, "--n", "1")
     drawn(say, unconditional, "--n", "1", "--sampler", "ddpm")
     drawn(say, unconditional, "--n", "1", "--steps", "9")
-    assert taken == [20, 20, 9]
+    drawn(say, unconditional, "--n", "1", "--steps", "9", "--sampler", "heun")  # nine evaluations
+    assert taken == [20, 20, 9, 5]
 
 
 def test_sample_from_a_directory_of_diffusers(say, tmp_path):
@@ -341,6 +351,7 @@ def test_unknown_commands(refuse):
         (["MODEL", "--n", "None"], "--n: .*'None'"),
         (["MODEL", "--eta", "x"], "--eta: .*'x'"),
         (["MODEL", "--guidance", ""], "--guidance: "),
+        (["MODEL", "--guidance-interval", "2"], "--guidance-interval"),
         (["MODEL", "--seed", "1e3"], "--seed: .*'1e3'"),
         (["MODEL", "--dtype", "fp64"], "'fp64' for argument '--dtype'.*'fp32', 'bf16'"),
         (["MODEL", "--clip", "--no-clip"], "--clip and --no-clip"),
@@ -365,14 +376,39 @@ def test_options_of_the_other_commands_that_cannot_be_read(refuse):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--sampler", "euler"], "unknown sampler 'euler': there are ddim, ddpm"),
-        (["--spacing", "wide"], "unknown spacing 'wide': there are leading, trailing, linspace"),
+        (
+            ["--sampler", "plms"],
+            "unknown sampler 'plms': there are ddpm, ddim, euler, heun, dpmpp-2m, dpmpp-2m-sde",
+        ),
+        (
+            ["--spacing", "wide"],
+            "unknown spacing 'wide': there are leading, trailing, linspace, karras, log-snr",
+        ),
         (
             ["--variance", "learned", "--sampler", "ddpm"],
             "unknown variance 'learned': there are fixed_small, fixed_large",
         ),
         (["--variance", "fixed_large", "--sampler", "ddim"], "variance belongs to the ddpm sampler; ddim has none"),
         (["--eta", "0.5", "--sampler", "ddpm"], "eta belongs to the ddim sampler; ddpm has none"),
+        (["--eta", "0.5", "--sampler", "heun"], "eta belongs to the ddim sampler; heun has none"),
+        (["--guidance-rescale", "1.5"], "guidance-rescale must be between 0 and 1, not 1.5"),
+        (["--guidance-rescale=-0.1"], "guidance-rescale must be between 0 and 1, not -0.1"),
+        (
+            ["--guidance-interval", "5", "0.5"],
+            "guidance-interval takes two noise levels, the lower first, not 5.0 0.5",
+        ),
+        (
+            ["--guidance-interval=-1", "2"],
+            "guidance-interval takes two noise levels, the lower first, not -1.0 2.0",
+        ),
+        (
+            ["--guidance", "1", "--guidance-rescale", "0.7"],
+            "guidance-rescale changes the guidance, and there is none at 1: leave --guidance-rescale out",
+        ),
+        (
+            ["--guidance", "1", "--guidance-interval", "0.5", "5"],
+            "guidance-interval changes the guidance, and there is none at 1: leave --guidance-interval out",
+        ),
         (["--classes", "3"], "there is no class 3: this model knows 0 to 2"),
         (["--classes", "0,-1"], "there is no class -1: this model knows 0 to 2"),
         (["--classes=-1"], "there is no class -1: this model knows 0 to 2"),

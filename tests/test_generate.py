@@ -18,6 +18,7 @@ from fromnoise.nn.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")
 SAMPLINGS = [{"sampler": "ddim"}, {"sampler": "ddim", "eta": 1.0}, {"sampler": "ddpm"}]
+FAST_SAMPLINGS = [{"sampler": "heun"}, {"sampler": "dpmpp-2m-sde", "spacing": "karras", "guidance_rescale": 0.7}]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,7 @@ def trace(monkeypatch, model, request):
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(samplers, "ddim", watched(samplers.ddim))
-        patch.setattr(samplers, "ddpm", watched(samplers.ddpm))
+        patch.setattr(module, "SAMPLERS", {name: watched(sampler) for name, sampler in module.SAMPLERS.items()})
         images = generate(model, request)
     return torch.stack(seen), images
 
@@ -92,7 +92,7 @@ def test_later_noise_comes_from_the_same_generator(unconditional, monkeypatch):
 # Images do not know of each other
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", SAMPLINGS + FAST_SAMPLINGS, ids=str)
 def test_no_image_depends_on_the_batch_size_or_its_neighbours(sampling, conditional):
     """Bit for bit. Image j of the whole request is drawn again: alone, in other batches, beside other classes."""
     model = open_model(conditional)
@@ -181,7 +181,14 @@ def test_the_label_matters_and_so_does_the_guidance(conditional):
 
 @pytest.mark.parametrize(
     ("sampling", "steps"),
-    [({}, 20), ({"sampler": "ddpm"}, 20), ({"steps": 7}, 7), ({"sampler": "ddpm", "steps": 3}, 3)],
+    [
+        ({}, 20),
+        ({"sampler": "ddim"}, 20),
+        ({"steps": 7}, 7),
+        ({"sampler": "dpmpp-2m", "steps": 3}, 3),
+        ({"sampler": "heun"}, 10),
+        ({"sampler": "heun", "steps": 1}, 1),
+    ],
 )
 def test_steps_and_progress(sampling, steps, unconditional):
     model, done = open_model(unconditional), []
@@ -191,10 +198,36 @@ def test_steps_and_progress(sampling, steps, unconditional):
     assert done == [3] * steps + [2] * steps
 
 
+@pytest.mark.parametrize("sampler", module.SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 8])
+def test_steps_are_network_evaluations(sampler, steps, unconditional):
+    """Never more than are asked for; Heun, which takes an odd number, takes one less than an even one."""
+    model, asked = open_model(unconditional), []
+    model.unet.register_forward_pre_hook(lambda network, arguments: asked.append(arguments))
+    generate(model, Request(n=1, sampler=sampler, steps=steps))
+    expected = steps - (steps + 1) % 2 if sampler == "heun" else steps
+    assert len(asked) == expected
+
+
 def test_default_steps_of_a_thousand(unconditional):
     model = open_model(unconditional)
     model.scheduler = replace(model.scheduler, num_train_timesteps=4000)
-    assert (Request().num_steps(model), Request(sampler="ddpm").num_steps(model)) == (30, 30)
+    assert [Request(sampler=name).num_steps(model) for name in ("ddpm", "ddim", "heun")] == [30, 30, 15]
+
+
+def test_the_interval_is_of_noise_levels(conditional, monkeypatch):
+    """A step above the interval is not guided; one inside is."""
+    model = open_model(conditional)
+    schedule = model.scheduler.schedule()
+    times = torch.tensor(samplers.sampling_times(schedule, 6, samplers.Spacing.TRAILING), dtype=torch.float64)
+    high = schedule.noise_to_signal(times)[2].item() * 1.001
+    plain, guided, late = (
+        trace(monkeypatch, model, Request(n=2, sampler="ddim", steps=6, **options))[0]
+        for options in ({"guidance": 1.0}, {"guidance": 4.0}, {"guidance": 4.0, "guidance_interval": (0.0, high)})
+    )
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(late, plain, strict=True)]
+    assert same == [True, True, True, False, False, False]
+    assert not torch.allclose(guided[1], plain[1], atol=1e-3)
 
 
 def test_settings_come_from_the_model_unless_given(unconditional):
@@ -214,6 +247,14 @@ def test_settings_come_from_the_model_unless_given(unconditional):
         assert not torch.equal(*images), field  # the setting matters
         given = generate(model, replace(asked, **{option: values[0]}))  # the model says values[1]
         assert torch.equal(given, images[0]), field
+
+
+def test_heun_is_spaced_by_noise_level(unconditional):
+    model = open_model(unconditional)
+    ask = Request(n=2, steps=6, sampler="heun")
+    karras, trailing = (generate(model, replace(ask, spacing=spacing)) for spacing in ("karras", "trailing"))
+    assert torch.equal(generate(model, ask), karras)
+    assert not torch.equal(karras, trailing)
 
 
 def test_clip_sample_range(unconditional):
@@ -251,6 +292,8 @@ def test_the_model_and_the_random_state_stay_as_they_were(conditional):
         ({"eta": float("nan")}, "eta must be between 0 and 1, not nan"),
         ({"guidance": float("-inf")}, "guidance must be a finite number, not -inf"),
         ({"classes": (0, 3)}, "there is no class 3: this model knows 0 to 2"),
+        ({"guidance_rescale": float("nan")}, "guidance-rescale must be between 0 and 1, not nan"),
+        ({"guidance_interval": (0.0, float("nan"))}, "guidance-interval takes two noise levels, .*, not 0.0 nan"),
         ({"dtype": "fp8"}, "unknown dtype 'fp8': there are fp32, bf16"),
     ],
 )

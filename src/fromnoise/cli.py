@@ -59,11 +59,13 @@ class _Drawing:
     classes: Annotated[str | None, _unset("0,1,2", "all")] = None
     """class numbers with commas, repeated in order until there are n images"""
     sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ddpm"
-    """ddpm (ancestral: noise is added back at each step) or ddim (deterministic, unless eta is above 0)"""
+    """ddpm (ancestral: noise is added back at each step), ddim (deterministic, unless eta is above 0), euler (the same
+    as ddim), heun, dpmpp-2m or dpmpp-2m-sde (with noise added back)"""
     steps: Annotated[int | None, _unset("N", "30")] = None
-    """network evaluations for an image, twice that with guidance; DDPM was published with 1000"""
-    spacing: Annotated[str | None, _unset("NAME", "the model's")] = None
-    """which times are visited: leading, trailing or linspace"""
+    """network evaluations for an image, twice that with guidance; heun takes two for each step but the last, DDPM was
+    published with 1000"""
+    spacing: Annotated[str | None, _unset("NAME", "the model's, karras for heun")] = None
+    """which times are visited: leading, trailing, linspace, karras or log-snr"""
     eta: float = 0.0
     """ddim: how much fresh noise each step adds, 0 none to 1 as much as ddpm"""
     variance: Annotated[str | None, _unset("NAME", "the model's")] = None
@@ -74,6 +76,10 @@ class _Drawing:
     """let each predicted image go out of range"""
     guidance: Annotated[float | None, _unset("S", "3 if the model has a null class, else 1")] = None
     """how strongly the class is followed: 1 as trained, more exaggerates it and costs double"""
+    guidance_rescale: Annotated[float, tyro.conf.arg(metavar="PHI")] = 0.0
+    """how much of the contrast that guidance adds is taken back: 0 none, 1 all"""
+    guidance_interval: Annotated[tuple[float, float] | None, _unset("LO HI", "all")] = None
+    """guide only above the noise level LO and up to HI (noise to signal, sigma / alpha): elsewhere it costs half"""
     seed: int = 0
     """image i is drawn from seed + i, whatever the batch size"""
     batch_size: int = 64
@@ -193,6 +199,8 @@ _SHARED_OPTIONS = [
     "eta",
     "variance",
     "guidance",
+    "guidance_rescale",
+    "guidance_interval",
     "seed",
     "batch_size",
     "device",

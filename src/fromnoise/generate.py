@@ -1,15 +1,17 @@
 """A request becomes images: which classes, which sampler, how many steps, from which seed."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fromnoise.data.images import to_pixels
-from fromnoise.diffusion import samplers
+from fromnoise.diffusion import samplers, solvers
 from fromnoise.diffusion.guidance import GuidedDenoiser
 from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from fromnoise.diffusion.process import noise_like
@@ -17,7 +19,14 @@ from fromnoise.errors import UserError
 from fromnoise.models import Model
 from fromnoise.nn.unet import UNetConfig
 
-SAMPLERS = ("ddim", "ddpm")
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddpm": samplers.ddpm,
+    "ddim": samplers.ddim,
+    "euler": solvers.euler,
+    "heun": solvers.heun,
+    "dpmpp-2m": solvers.dpmpp_2m,
+    "dpmpp-2m-sde": solvers.dpmpp_2m_sde,
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEFAULT_STEPS = 30
 DEFAULT_GUIDANCE = 3.0
@@ -32,13 +41,17 @@ class Request:
     """repeated in order until there are n images; none: all classes, where there are any"""
     sampler: str = "ddpm"
     steps: int | None = None
-    """none: 30, or as many as there are"""
+    """how often the network is asked for an image, guidance not counted; none: 30, or as many as there are steps"""
     spacing: str | None = None
+    """none: karras for heun"""
     eta: float = 0.0
     variance: str | None = None
     clip: bool | None = None
     guidance: float | None = None
     """none: 3 for a model with a null class, else 1"""
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    """the noise levels sigma / alpha that are guided, above the first and up to the second; none: all"""
     seed: int = 0
     batch_size: int = 64
     device: str = "auto"
@@ -73,6 +86,14 @@ class Request:
         guidance = self.guidance_scale(model)
         if not math.isfinite(guidance):
             raise UserError(f"guidance must be a finite number, not {guidance}")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise UserError(f"guidance-rescale must be between 0 and 1, not {self.guidance_rescale}")
+        low, high = self.guidance_interval or (0, 1)
+        if not 0 <= low < high:
+            raise UserError(f"guidance-interval takes two noise levels, the lower first, not {low} {high}")
+        if guidance == 1 and (self.guidance_rescale or self.guidance_interval):
+            option = "guidance-rescale" if self.guidance_rescale else "guidance-interval"
+            raise UserError(f"{option} changes the guidance, and there is none at 1: leave --{option} out")
         if guidance != 1 and model.null_class is None:
             kind = "was trained without a null class" if model.num_classes else "is unconditional"
             raise UserError(f"guidance needs a model that knows 'no class'; this one {kind}: leave --guidance out")
@@ -88,12 +109,27 @@ class Request:
             )
 
     def num_steps(self, model: Model) -> int:
-        """How many steps are taken."""
-        return self.steps or min(DEFAULT_STEPS, model.scheduler.num_train_timesteps)
+        """How many steps are taken; one of Heun's asks the network twice, but for the last."""
+        evaluations = self.steps or min(DEFAULT_STEPS, model.scheduler.num_train_timesteps)
+        return (evaluations + 1) // 2 if self.sampler == "heun" else evaluations
 
     def evaluations(self, model: Model) -> int:
-        """How often the network is asked for one image; a guided step asks twice."""
-        return self.num_steps(model) * (1 if self.guidance_scale(model) in (0, 1) else 2)
+        """How often the network is asked for one image; where it is guided, it is asked twice."""
+        asked_at = self.times(model)[:-1]
+        if self.sampler == "heun":  # at both ends of each step but the last
+            asked_at += asked_at[1:]
+        low, high = self.guidance_interval or (0, math.inf)
+        levels = model.scheduler.schedule().noise_to_signal(torch.tensor(asked_at, dtype=torch.float64))
+        guided = (levels > low) & (levels <= high) & (self.guidance_scale(model) not in (0, 1))
+        return len(asked_at) + int(guided.sum())
+
+    def times(self, model: Model) -> list[float]:
+        """The falling list of times that are visited, 0 at its end."""
+        scheduler = model.scheduler
+        spacing = self.spacing or ("karras" if self.sampler == "heun" else scheduler.timestep_spacing)
+        return samplers.sampling_times(
+            scheduler.schedule(), self.num_steps(model), samplers.Spacing(spacing), scheduler.steps_offset
+        )
 
     def guidance_scale(self, model: Model) -> float:
         """How strongly the class is followed; 1 is no guidance."""
@@ -129,7 +165,7 @@ def rows_at_a_time(config: UNetConfig, device: torch.device) -> int:
     With this number fixed by the network, not by the request, an image does not depend on the batch that it is in.
     A CPU is fastest with few rows, which stay in its cache.
     """
-    room, most = (2**18, 16) if device.type == "cpu" else (2**23, 64)
+    room, most = (2**19, 16) if device.type == "cpu" else (2**23, 64)
     fitting = room // (config.channels[0] * config.sample_size**2)
     return 1 << min(most, max(1, fitting)).bit_length() - 1
 
@@ -163,16 +199,25 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
         return torch.cat(parts)[: len(x)]
 
     scheduler = model.scheduler
-    denoise: Denoiser = NetworkDenoiser(predict, scheduler.schedule(), Prediction(scheduler.prediction_type))
+    schedule = scheduler.schedule()
+    denoise: Denoiser = NetworkDenoiser(predict, schedule, Prediction(scheduler.prediction_type))
     guidance = request.guidance_scale(model)
     if guidance != 1:
-        denoise = GuidedDenoiser(denoise, guidance, {"class_labels": torch.tensor(model.null_class)})
+        denoise = GuidedDenoiser(
+            denoise,
+            guidance,
+            {"class_labels": torch.tensor(model.null_class)},
+            rescale=request.guidance_rescale,
+            interval=request.guidance_interval or (0, math.inf),
+        )
     if scheduler.clip_sample if request.clip is None else request.clip:
         denoise = ClippedDenoiser(denoise, scheduler.clip_sample_range)
-    spacing = samplers.Spacing(request.spacing or scheduler.timestep_spacing)
-    times = samplers.sampling_times(
-        scheduler.num_train_timesteps, request.num_steps(model), spacing, scheduler.steps_offset
-    )
+    times = request.times(model)
+    options: dict[str, dict[str, Any]] = {
+        "ddpm": {"variance": samplers.Variance(request.variance or scheduler.variance_type)},
+        "ddim": {"eta": request.eta},
+    }
+    sampler = functools.partial(SAMPLERS[request.sampler], **options.get(request.sampler, {}))
     labels = request.labels(model)
 
     config = model.unet.config
@@ -187,10 +232,6 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
             if progress is not None:
                 progress(len(x))
 
-        if request.sampler == "ddim":
-            x = samplers.ddim(denoise, x, times, generators, eta=request.eta, callback=callback, **condition)
-        else:
-            variance = samplers.Variance(request.variance or scheduler.variance_type)
-            x = samplers.ddpm(denoise, x, times, generators, variance=variance, callback=callback, **condition)
+        x = sampler(denoise, x, times, generators, callback=callback, **condition)
         batches.append(to_pixels(x).cpu())
     return torch.cat(batches)

@@ -67,3 +67,57 @@ def test_scales_are_consistent():
     at = {s: GuidedDenoiser(Recorder(), s, {"label": torch.tensor(NULL)})(X, T, label=LABEL) for s in scales}
     for scale, answer in at.items():
         torch.testing.assert_close(answer, at[0.0] + scale * (at[1.0] - at[0.0]))
+
+
+def levels(*values):
+    """The noise levels, as times of the recorder's schedule."""
+    return Recorder.schedule.time(torch.tensor(values))
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_outside_the_interval_it_is_conditional(scale):
+    """Sample by sample, with one evaluation; the upper end belongs to the interval, the lower does not."""
+    x, label = torch.zeros(4, 1), torch.full((4,), 3)
+    t = levels(0.1, 0.5, 2.0, 9.0)
+    low, middle, high, _ = Recorder.schedule.noise_to_signal(t).tolist()
+    for interval, inside in (((low, high), [0, 1, 1, 0]), ((0.0, middle), [1, 1, 0, 0]), ((high, 99.0), [0, 0, 0, 1])):
+        recorder = Recorder()
+        answer = GuidedDenoiser(recorder, scale, {"label": torch.tensor(NULL)}, interval=interval)(x, t, label=label)
+        assert answer[:, 0].tolist() == [NULL + scale * (3 - NULL) if guided else 3 for guided in inside]
+        assert [len(call[0]) for call in recorder.calls] == [8]
+
+
+def test_outside_the_interval_it_costs_one_evaluation_of_half_the_size():
+    recorder = Recorder()
+    guided = GuidedDenoiser(recorder, 5.0, {"label": torch.tensor(NULL)}, interval=(0.2, 3.0), rescale=0.7)
+    x = torch.linspace(-1, 1, 12).view(3, 4) ** 3
+    for level, rows in ((0.1, 3), (1.0, 6), (10.0, 3)):
+        answer = guided(x, levels(level, level, level), label=LABEL)
+        assert len(recorder.calls.pop()[0]) == rows
+        assert torch.equal(answer, x + LABEL[:, None]) == (rows == 3)
+
+
+class Affine(Recorder):
+    """A denoiser that answers with an image whose contrast and brightness are the label's."""
+
+    def __call__(self, x, t, label, **condition):
+        super().__call__(x, t, label, **condition)
+        return label[:, None] * (x + 1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+def test_rescaled(scale):
+    """At 1 each sample has the contrast of its conditional prediction, also at scale 0, where both are asked; at .25 a
+    quarter of the way; at guidance scale 1 it changes nothing.
+    """
+    x = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    plain, quarter, full = (
+        GuidedDenoiser(Affine(), scale, {"label": torch.tensor(NULL)}, rescale=share)(x, T, label=LABEL)
+        for share in (0.0, 0.25, 1.0)
+    )
+    conditional = Affine()(x, T, label=LABEL)
+    torch.testing.assert_close(full.std(1), conditional.std(1))
+    torch.testing.assert_close(quarter, 0.75 * plain + 0.25 * full)
+    torch.testing.assert_close(full / full.std(1, keepdim=True), plain / plain.std(1, keepdim=True))
+    if scale == 1:
+        assert torch.equal(full, conditional)

@@ -6,7 +6,7 @@ import torch
 from fromnoise.diffusion.exact import gaussian_denoiser
 from fromnoise.diffusion.losses import Weighting, loss_weight, squared_error, training_loss, vlb_weight
 from fromnoise.diffusion.parameterization import Prediction, from_x0
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas
+from fromnoise.diffusion.schedules import FlowSchedule, Schedule, cosine_betas, linear_betas
 
 F64 = torch.float64
 TIMES = torch.tensor([1, 2, 60, 300, 999, 1000], dtype=F64)
@@ -51,14 +51,18 @@ def test_weights_by_hand():
         (Weighting.SIMPLE, Prediction.NOISE): [1, 1],
         (Weighting.SIMPLE, Prediction.IMAGE): [4, 0.25],
         (Weighting.SIMPLE, Prediction.VELOCITY): [0.8, 0.2],
+        (Weighting.SIMPLE, Prediction.FLOW): [4 / 9, 1 / 9],  # / (sqrt(SNR) + 1)^2, here 9 and 2.25
         (Weighting.OUTPUT, Prediction.NOISE): [1, 1],
         (Weighting.OUTPUT, Prediction.IMAGE): [1, 1],
         (Weighting.OUTPUT, Prediction.VELOCITY): [1, 1],
+        (Weighting.OUTPUT, Prediction.FLOW): [1, 1],
         (Weighting.VLB, Prediction.NOISE): [vlb[0] / 4, vlb[1] / 0.25],
         (Weighting.VLB, Prediction.IMAGE): vlb,
         (Weighting.VLB, Prediction.VELOCITY): [vlb[0] / 5, vlb[1] / 1.25],
+        (Weighting.VLB, Prediction.FLOW): [vlb[0] / 9, vlb[1] / 2.25],
         (Weighting.MIN_SNR, Prediction.NOISE): [3.5 / 4, 1],
         (Weighting.MIN_SNR, Prediction.IMAGE): [3.5, 0.25],
+        (Weighting.MIN_SNR, Prediction.FLOW): [3.5 / 9, 1 / 9],
         (Weighting.MIN_SNR, Prediction.VELOCITY): [3.5 / 5, 0.2],  # / (SNR + 1); not min(SNR + 1, gamma) / (SNR + 1)
     }
     assert len(by_hand) == len(Weighting) * len(Prediction)
@@ -101,12 +105,37 @@ def test_loss_of_the_best_predictor(prediction, weighting):
 
         alpha2 = schedule.alpha_bar[int(time)]
         left = variance * (1 - alpha2) / (alpha2 * variance + 1 - alpha2)
-        scale = {Prediction.NOISE: alpha2 / (1 - alpha2), Prediction.IMAGE: 1.0, Prediction.VELOCITY: 1 / (1 - alpha2)}
+        scale = {
+            Prediction.NOISE: alpha2 / (1 - alpha2),
+            Prediction.IMAGE: 1.0,
+            Prediction.VELOCITY: 1 / (1 - alpha2),
+            Prediction.FLOW: (1 + (alpha2 / (1 - alpha2)).sqrt()).square(),
+        }
         expected = left * scale[prediction] * loss_weight(weighting, prediction, schedule, t[:1])
         best = loss(1.0)
         assert (best.mean() - expected).abs() < 4 * best.std() / count**0.5
         if time < 1000:
             assert loss(0.8).mean() > best.mean() < loss(1.2).mean()
+
+
+@pytest.mark.parametrize("prediction", [Prediction.IMAGE, Prediction.FLOW])
+def test_loss_on_the_path_of_flow_matching(prediction):
+    """The plain mean squared error, of a network that is told 1000 t; the bound needs steps."""
+    schedule, (x0, noise) = FlowSchedule(), batch(5)
+    t, asked = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=F64), []
+
+    def network(x, timestep):
+        asked.append((x, timestep))
+        return 0.3 * x
+
+    loss = training_loss(network, schedule, prediction, Weighting.OUTPUT, x0, t, noise)
+    ((x, timestep),) = asked
+    torch.testing.assert_close(x, (1 - t)[:, None, None] * x0 + t[:, None, None] * noise)
+    assert timestep.tolist() == [0, 100, 500, 900, 1000]
+    target = noise - x0 if prediction is Prediction.FLOW else x0
+    torch.testing.assert_close(loss, (0.3 * x - target).square().mean((1, 2)))
+    with pytest.raises(ValueError, match="the variational bound is a sum over whole steps, and FlowSchedule has none"):
+        training_loss(network, schedule, prediction, Weighting.VLB, x0, t, noise)
 
 
 def test_squared_error_is_a_mean_in_float32():

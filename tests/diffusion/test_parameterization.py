@@ -1,4 +1,4 @@
-"""Noise, image and velocity as outputs, and networks as denoisers."""
+"""Noise, image and velocities as outputs, and networks as denoisers."""
 
 from itertools import product
 
@@ -15,7 +15,7 @@ from fromnoise.diffusion.parameterization import (
     training_target,
 )
 from fromnoise.diffusion.process import forward_marginal
-from fromnoise.diffusion.schedules import Schedule, linear_betas
+from fromnoise.diffusion.schedules import FlowSchedule, Schedule, linear_betas
 
 F64 = torch.float64
 SCHEDULE = Schedule(linear_betas())
@@ -32,7 +32,7 @@ def example():
 
 @pytest.mark.parametrize(("source", "target"), list(product(Prediction, Prediction)))
 def test_conversions_round_trip(source, target):
-    """All nine: a truth of one kind converts to the truth of the other, and any output comes back as it was."""
+    """All sixteen: a truth of one kind converts to the truth of the other, and any output comes back as it was."""
     x0, noise, x, alpha, sigma = example()
     truth = {p: training_target(p, x0, noise, alpha, sigma) for p in Prediction}
     close = {"rtol": 1e-9, "atol": 1e-9}
@@ -51,10 +51,11 @@ def test_training_target_is_the_right_output(prediction):
 
 
 def test_targets_by_hand():
-    """At a 3-4-5 point: alpha .6, sigma .8, x_0 = 1, noise = 2, so that x = 2.2 and v = .4."""
+    """At a 3-4-5 point: alpha .6, sigma .8, x_0 = 1, noise = 2, so that x = 2.2, v = .4 and u = 1."""
     values = [torch.tensor([[v]], dtype=F64) for v in (1.0, 2.0, 0.6, 0.8)]
     x = torch.tensor([[2.2]], dtype=F64)
-    for prediction, expected in ((Prediction.NOISE, 2.0), (Prediction.IMAGE, 1.0), (Prediction.VELOCITY, 0.4)):
+    by_hand = {Prediction.NOISE: 2.0, Prediction.IMAGE: 1.0, Prediction.VELOCITY: 0.4, Prediction.FLOW: 1.0}
+    for prediction, expected in by_hand.items():
         assert training_target(prediction, *values).item() == pytest.approx(expected)
         assert from_x0(prediction, values[0], x, *values[2:]).item() == pytest.approx(expected)
 
@@ -77,6 +78,23 @@ def test_network_denoiser(prediction):
     assert timestep.tolist() == [0, 29, 399, 999]
     assert condition == {"label": label}
     assert denoise.schedule is SCHEDULE
+
+
+def test_network_denoiser_of_a_flow():
+    """On the path of flow matching x_0 is x - t u, and the network is told 1000 t."""
+    generator, asked = torch.Generator().manual_seed(0), []
+    x0, noise = torch.randn(2, 3, 4, generator=generator, dtype=F64)
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=F64)
+
+    def network(x, timestep):
+        asked.append(timestep)
+        return noise - x0
+
+    flow = FlowSchedule()
+    x = forward_marginal(flow, x0, t, noise)
+    torch.testing.assert_close(x - t[:, None] * (noise - x0), x0)
+    torch.testing.assert_close(NetworkDenoiser(network, flow, Prediction.FLOW)(x, t), x0)
+    assert asked[0].tolist() == [0, 300, 1000]
 
 
 @pytest.mark.parametrize("prediction", Prediction)

@@ -6,12 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from oracle import Shrink, assert_same, ours, start, theirs
 
-from fromnoise.diffusion.parameterization import ClippedDenoiser, NetworkDenoiser, Prediction
 from fromnoise.diffusion.process import noise_like
 from fromnoise.diffusion.samplers import Spacing, Variance, ddim, ddpm, sampling_times
-from fromnoise.diffusion.schedules import Schedule, linear_betas
+from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas, zero_terminal_snr
 
+WHOLE = [Spacing.LEADING, Spacing.TRAILING, Spacing.LINSPACE]
 COUNTS = [1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 50, 99, 100, 250, 333, 500, 501, 998, 999, 1000]
 
 
@@ -21,7 +22,7 @@ def diffusers_times(steps, spacing, **options):
     return [index + 1 for index in scheduler.timesteps.tolist()]
 
 
-@pytest.mark.parametrize("spacing", Spacing)
+@pytest.mark.parametrize("spacing", WHOLE)
 @pytest.mark.parametrize("steps", COUNTS)
 def test_times_equal_diffusers(spacing, steps):
     expected = diffusers_times(steps, spacing)
@@ -51,54 +52,44 @@ def test_trailing_rounds_exactly():
 @pytest.mark.parametrize("offset", [0, 1, 40])
 def test_every_list_falls_strictly_to_zero(spacing, offset):
     for total in (1, 2, 10, 37, 1000):
+        schedule = Schedule(linear_betas(total))
         for steps in range(1, total + 1):
-            times = sampling_times(total, steps, spacing, offset)
+            times = sampling_times(schedule, steps, spacing, offset)
             assert len(times) == steps + 1
             assert times[0] <= total
             assert times[-1] == 0
-            assert all(t == int(t) for t in times)
+            assert times[-2] >= 1
+            assert spacing not in WHOLE or all(t == int(t) for t in times)
             assert all(t > u for t, u in pairwise(times)), (total, steps)
+
+
+@pytest.mark.parametrize(("betas", "highest"), [(scaled_linear_betas(), None), (cosine_betas(), 80)])
+def test_spacings_by_noise_level(betas, highest):
+    """From T or the noise level 80 to 1 exactly; log-snr with equal factors between noise levels, karras with equal
+    steps of a 7th root.
+    """
+    schedule = Schedule(betas)
+    for spacing, scale in ((Spacing.LOG_SNR, torch.log), (Spacing.KARRAS, lambda level: level.pow(1 / 7))):
+        times = sampling_times(schedule, 11, spacing)
+        levels = schedule.noise_to_signal(torch.tensor(times, dtype=torch.float64))
+        assert (times[-2], times[-1]) == (1, 0)
+        assert times[0] == 1000 if highest is None else levels[0].item() == pytest.approx(highest)
+        steps = scale(levels[:-1]).diff()
+        torch.testing.assert_close(steps, steps[:1].expand(10), rtol=1e-9, atol=0)
+        assert sampling_times(schedule, 1, spacing) == [times[0], 0]
+        with pytest.raises(ValueError, match=f"{spacing} spacing needs the schedule"):
+            sampling_times(1000, 11, spacing)
+
+
+def test_whole_times_need_no_schedule():
+    for spacing in WHOLE:
+        assert sampling_times(Schedule(linear_betas(60)), 7, spacing) == sampling_times(60, 7, spacing)
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 1001])
 def test_steps_out_of_range(steps):
     with pytest.raises(ValueError, match="between 1 and 1000"):
         sampling_times(1000, steps, Spacing.LEADING)
-
-
-class Network(torch.nn.Module):
-    """A small smooth function of an image and its timestep, with random weights."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(7)
-        self.first, self.second = (torch.randn(12, 12, generator=generator) / 4 for _ in range(2))
-
-    def forward(self, x, timestep):
-        hidden = torch.tanh(x.flatten(1) @ self.first + timestep[:, None] / 500)
-        return (hidden @ self.second).view_as(x)
-
-
-def start():
-    return torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(8))
-
-
-def ours(prediction, clip):
-    denoise = NetworkDenoiser(Network(), Schedule(linear_betas()), Prediction(prediction))
-    return ClippedDenoiser(denoise) if clip else denoise
-
-
-def theirs(scheduler, steps, **options):
-    """The loop of diffusers, with the noise of the same generator."""
-    scheduler.set_timesteps(steps)
-    network, x, generator = Network(), start(), torch.Generator().manual_seed(9)
-    for t in scheduler.timesteps:
-        x = scheduler.step(network(x, t.float().expand(2)), t, x, generator=generator, **options).prev_sample
-    return x
-
-
-def assert_same(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -147,13 +138,34 @@ def test_ddpm_equals_diffusers_at_other_spacings(spacing):
     assert_same(ddpm(ours("epsilon", True), start(), times, torch.Generator().manual_seed(9)), expected)
 
 
-class Shrink:
-    """A denoiser that treats each pixel alone, so that a batch cannot change a sample's last bits."""
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim_equals_diffusers_from_nothing_but_noise(steps, eta):
+    """With a v-network, from time T, where alpha is 0. At eta = 1 diffusers may take the root of a rounding error
+    below 0 there, and is not a number.
+    """
+    oracle = DDIMScheduler(
+        rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
+    )
+    expected = theirs(oracle, steps, eta=eta)
+    denoise = ours("v_prediction", betas=zero_terminal_snr(linear_betas()))
+    times = sampling_times(denoise.schedule, steps, Spacing.TRAILING)
+    assert times[0] == 1000
+    assert_same(ddim(denoise, start(), times, torch.Generator().manual_seed(9), eta=eta), expected)
 
-    schedule = Schedule(linear_betas())
 
-    def __call__(self, x, t):
-        return 0.5 * x.clamp(-1, 1)
+@pytest.mark.parametrize("variance", Variance)
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_ddpm_starts_from_nothing_but_noise(prediction, variance):
+    """x_T says nothing: the first step draws around alpha(u) x0_hat, of which the network's answer is all."""
+    denoise = ours(prediction, betas=zero_terminal_snr(linear_betas()))
+    x, t = start(), torch.full((2,), 1000.0)
+    output = denoise.network(x, t - 1)
+    torch.testing.assert_close(denoise(x, t), -output if prediction == "v_prediction" else output)
+    result = ddpm(denoise, x, [1000.0, 600.0], torch.Generator().manual_seed(9), variance=variance)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    alpha, sigma = denoise.schedule.alpha(t - 400)[0], denoise.schedule.sigma(t - 400)[0]
+    torch.testing.assert_close(result, alpha * denoise(x, t) + (sigma if variance is Variance.SMALL else 1) * z)
 
 
 SAMPLERS = {

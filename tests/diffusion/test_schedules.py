@@ -1,13 +1,23 @@
 """Schedules: bounds, times between whole times, dtypes and errors."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas
+from fromnoise.diffusion.process import forward_jump, posterior_variance
+from fromnoise.diffusion.samplers import Spacing, flow_times, sampling_times
+from fromnoise.diffusion.schedules import (
+    FlowSchedule,
+    Schedule,
+    cosine_betas,
+    linear_betas,
+    scaled_linear_betas,
+    zero_terminal_snr,
+)
 
 F64 = torch.float64
 ALL = {"linear": linear_betas(), "cosine": cosine_betas(), "scaled-linear": scaled_linear_betas()}
@@ -75,10 +85,88 @@ def test_times_outside_are_refused(schedule, t):
         schedule.noise_to_signal(torch.tensor([5.0, t], dtype=F64))
 
 
-@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.1, 1.0], [-0.1], [0.1, math.nan], [[0.1, 0.2]]])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_time_is_the_inverse_of_the_noise_level(schedule, dtype):
+    """At whole times exactly, also at both ends; between them, and from a noise level and back, to rounding."""
+    whole = torch.arange(1001, dtype=dtype)
+    assert torch.equal(schedule.time(schedule.noise_to_signal(whole)), whole)
+    t = torch.tensor([[0.25, 1.5], [400.75, 999.5]], dtype=dtype)
+    back = schedule.time(schedule.noise_to_signal(t))
+    assert (back.dtype, back.shape) == (dtype, t.shape)
+    torch.testing.assert_close(back, t, rtol=1e-3 if dtype == torch.float32 else 1e-10, atol=0)
+    levels = torch.logspace(-3, 1, 50, dtype=dtype)
+    torch.testing.assert_close(schedule.noise_to_signal(schedule.time(levels)), levels, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("level", [-0.001, 1e9, math.nan, math.inf])
+def test_noise_levels_outside_are_refused(schedule, level):
+    with pytest.raises(ValueError, match="noise levels must lie in"):
+        schedule.time(torch.tensor([0.5, level], dtype=F64))
+
+
+@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [1.0, 0.1], [0.1, 1.1], [-0.1], [0.1, math.nan], [[0.1, 0.2]]])
 def test_bad_betas_are_refused(betas):
     with pytest.raises(ValueError, match="between 0 and 1"):
         Schedule(torch.tensor(betas))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_nothing_but_noise_at_the_end(schedule, dtype):
+    """With a last beta of 1: every coefficient at T, and just before, is a number or the right infinity."""
+    zero = Schedule(zero_terminal_snr(schedule.betas))
+    t = torch.tensor([998, 999, 999.4, 999.6, 1000], dtype=dtype)
+    level = zero.noise_to_signal(t)
+    assert level.isfinite().tolist() == [True, True, False, False, False]
+    assert not bool(level.isnan().any())
+    assert zero.alpha(t)[2:].tolist() == [0, 0, 0]
+    assert zero.sigma(t)[2:].tolist() == [1, 1, 1]
+    assert (zero.snr(t)[4], zero.log_snr(t)[4]) == (0, -math.inf)
+    assert zero.time(level[[0, 1, 4]]).tolist() == [998, 999, 1000]
+    u, end = torch.tensor([0, 500, 999], dtype=dtype), torch.full((3,), 1000, dtype=dtype)
+    assert [values.tolist() for values in forward_jump(zero, u, end)] == [[0, 0, 0], [1, 1, 1]]
+    assert posterior_variance(zero, u, end).tolist() == pytest.approx(zero.sigma(u).square().tolist(), rel=1e-5)
+    whole = torch.arange(1001, dtype=dtype)
+    torch.testing.assert_close(zero.alpha(whole).square(), zero.alpha_bar.to(dtype), rtol=1e-4, atol=1e-12)
+    for spacing in Spacing:
+        times = sampling_times(zero, 20, spacing)
+        assert bool(zero.noise_to_signal(torch.tensor(times[1:], dtype=F64)).isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_flow_schedule(dtype):
+    """A straight line from image to noise; its noise level has an inverse, and is infinite at the end."""
+    flow, t = FlowSchedule(), torch.linspace(0, 1, 101, dtype=dtype)
+    assert torch.equal(flow.sigma(t), t)
+    assert torch.equal(flow.alpha(t) + flow.sigma(t), torch.ones_like(t))
+    torch.testing.assert_close(flow.noise_to_signal(t), t / (1 - t))
+    assert (flow.noise_to_signal(t)[0], flow.noise_to_signal(t)[-1]) == (0, math.inf)
+    torch.testing.assert_close(flow.time(flow.noise_to_signal(t)), t)
+    torch.testing.assert_close(flow.log_snr(t), ((1 - t) / t).log())
+    for u, v in ((0.0, 0.3), (0.3, 0.8), (0.4, 1.0)):
+        u, v = torch.tensor([u], dtype=dtype), torch.tensor([v], dtype=dtype)
+        alpha, sigma = forward_jump(flow, u, v)
+        torch.testing.assert_close(alpha, (1 - v) / (1 - u))
+        torch.testing.assert_close(sigma.square() + (alpha * u).square(), v.square())
+    for function in (flow.alpha, flow.sigma, flow.noise_to_signal, flow.snr, flow.network_time):
+        assert function(t).dtype == dtype
+    assert flow.network_time(t)[-1] == 1000
+
+
+@pytest.mark.parametrize("t", [-0.001, 1.001, math.nan])
+def test_flow_times_outside_are_refused(t):
+    flow, time = FlowSchedule(), torch.tensor([0.5, t], dtype=F64)
+    for function in (flow.alpha, flow.sigma, flow.noise_to_signal, flow.scale_and_level):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            function(time)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_flow_times(factor):
+    times = flow_times(10, factor)
+    assert len(times) == 11
+    assert (times[0], times[-1]) == (1, 0)
+    assert all(t > u for t, u in pairwise(times))
+    assert times[5] == pytest.approx(factor / (factor + 1))
 
 
 def test_betas_are_copied_from_any_dtype():

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: equations cfg-w, cfg-s and cfg-gauss."""
+"""Classifier-free guidance: equations cfg-w, cfg-s, cfg-gauss, rescale and interval."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import quad
 
 from fromnoise.diffusion.exact import gaussian_denoiser
-from fromnoise.diffusion.guidance import GuidedDenoiser, guide
+from fromnoise.diffusion.guidance import GuidedDenoiser, guidance_at, guide, rescale_guided
 from fromnoise.diffusion.process import per_sample
 from fromnoise.diffusion.samplers import ddim
 from fromnoise.diffusion.schedules import Schedule
@@ -108,3 +108,72 @@ def test_cfg_gauss(w):
         tilted = 2 * 0.6 / s**2 / precision, precision**-0.5
         assert tilted == pytest.approx((0.686, 0.378), abs=5e-4)
         assert (mean, std) == pytest.approx((0.828, 0.25), abs=5e-3)
+
+
+def test_rescale(generator):
+    """phi x std(x_c) / std(x) + (1 - phi) x, sample by sample: the conditional's std at phi = 1, x itself at 0."""
+    conditional, guided = torch.randn(2, 4, 3, 5, 5, generator=generator, dtype=F64)
+    guided = guided * torch.tensor([0.3, 1, 2, 9], dtype=F64)[:, None, None, None] + 0.5
+    for share in (0.0, 0.3, 1.0):
+        actual = rescale_guided(guided, conditional, share)
+        for result, x, x_c in zip(actual, guided, conditional, strict=True):
+            torch.testing.assert_close(result, share * x * x_c.std() / x.std() + (1 - share) * x, rtol=1e-12, atol=0)
+    full = rescale_guided(guided, conditional, 1.0)
+    torch.testing.assert_close(full.std((1, 2, 3)), conditional.std((1, 2, 3)), rtol=1e-12, atol=0)
+    assert torch.equal(rescale_guided(guided, conditional, 0.0), guided)
+
+
+def test_rescale__scales():
+    """With predictions u and c of independent pixels, the guided std is the closed form's: guidance adds contrast."""
+    pixels = torch.randn(2, 1, 200_000, generator=torch.Generator().manual_seed(1), dtype=F64)
+    conditional, unconditional = pixels[0] + 0.5 * pixels[1], pixels[0]
+    for scale in (0.0, 1.0, 4.0):
+        guided = guide(unconditional, conditional, scale)
+        assert guided.std().item() == pytest.approx(math.hypot(1, 0.5 * scale), rel=1e-2)
+        assert rescale_guided(guided, conditional, 1.0).std().item() == pytest.approx(conditional.std().item())
+    assert torch.equal(rescale_guided(conditional, conditional, 0.7), conditional)  # s = 1 stays as it is
+
+
+def test_interval():
+    """s above the lower end and up to the upper one, 1 elsewhere."""
+    level = torch.tensor([0.0, 0.2, 0.2001, 1.0, 5.0, 5.0001, math.inf], dtype=F64)
+    assert guidance_at(level, 7.5, (0.2, 5.0)).tolist() == [1, 1, 7.5, 7.5, 7.5, 1, 1]
+    assert guidance_at(level, 0.0, (0.2, 5.0)).tolist() == [1, 1, 0, 0, 0, 1, 1]
+    assert guidance_at(level, 3.0, (0.0, math.inf)).tolist() == [1, 3, 3, 3, 3, 3, 3]
+    assert guidance_at(level, 1.0, (0.2, 5.0)).tolist() == [1] * 7
+
+
+def test_interval__flow():
+    """On Gaussians with means 0, the flow is a product of closed forms: guided inside the interval, plain outside."""
+    s, big_s, w, top = 0.5, 1.0, 1.0, 50.0
+    low, high = 0.3, 3.0
+
+    def plain(sigma):
+        return math.sqrt(s**2 + sigma**2)
+
+    def guided(sigma):
+        return plain(sigma) ** (1 + w) * (big_s**2 + sigma**2) ** (-w / 2)
+
+    exact = plain(0) / plain(low) * guided(low) / guided(high) * plain(high) / plain(top)
+    schedule = Schedule(torch.tensor([top**2 / (1 + top**2)], dtype=F64))  # sigma / alpha is top times the time
+
+    def denoise(x, t, known):
+        ratio = per_sample(schedule.noise_to_signal(t), x)
+        variance = per_sample(1 - 0.75 * known, x)
+        return variance / (variance + ratio.square()) * x / per_sample(schedule.alpha(t), x)
+
+    denoise.schedule = schedule
+    above = 1 + 1e-9  # so that rounding does not decide on which side of the ends the steps begin
+    interval = (low * above, high * above)
+    wrapped = GuidedDenoiser(denoise, 1 + w, {"known": torch.tensor(0.0)}, interval=interval)
+    results = []
+    for count in (200, 400):
+        share = torch.arange(count, dtype=F64) / count
+        levels = torch.cat([top * (high / top) ** share, high + (low - high) * share, low * (1 - share)])
+        x = schedule.alpha(torch.ones(1, dtype=F64))[:, None]  # 1 at the scale of the image
+        times = [*(levels / top).tolist(), 0.0]
+        results.append(ddim(wrapped, x, times, torch.Generator(), known=torch.ones(1, dtype=F64)).item())
+    coarse, fine = results
+    assert 2 * fine - coarse == pytest.approx(exact, rel=2e-3)
+    assert abs(exact / (plain(0) / plain(top)) - 1) > 0.05  # without guidance it is something else
+    assert abs(exact / (guided(0) / guided(top)) - 1) > 0.05  # and with guidance everywhere, too

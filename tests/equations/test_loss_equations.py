@@ -151,6 +151,7 @@ def test_min_snr(gamma):
         Prediction.IMAGE: capped,
         Prediction.NOISE: capped / snr,
         Prediction.VELOCITY: capped / (snr + 1),
+        Prediction.FLOW: capped / (snr.sqrt() + 1).square(),
     }
     for prediction, expected in by_prediction.items():
         actual = loss_weight(Weighting.MIN_SNR, prediction, schedule, t, gamma=gamma)
@@ -158,7 +159,7 @@ def test_min_snr(gamma):
 
 
 def test_min_snr__equal_losses(generator):
-    """The same wrong image costs the same, whichever of noise, image and v the network predicts."""
+    """The same wrong image costs the same, whatever the network predicts."""
     schedule, t = Schedule(linear_betas()), torch.tensor([1, 100, 400, 1000], dtype=F64)
     alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
     x0, noise, x0_hat = (normal(generator, 4, 6) for _ in range(3))

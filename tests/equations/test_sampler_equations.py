@@ -1,4 +1,4 @@
-"""The samplers on data whose answer is known: equations ancestral to ddim-marginal."""
+"""The samplers on data whose answer is known: equations ancestral to ddim-marginal, churn to dpmpp2m, edm-ode."""
 
 import math
 from itertools import pairwise
@@ -6,12 +6,14 @@ from itertools import pairwise
 import pytest
 import sympy as sp
 import torch
+from scipy.integrate import quad
 
 from fromnoise.diffusion import samplers
-from fromnoise.diffusion.exact import EmpiricalDenoiser, gaussian_denoiser
+from fromnoise.diffusion.exact import EmpiricalDenoiser, GaussianMixture, gaussian_denoiser
 from fromnoise.diffusion.process import per_sample, posterior_variance
 from fromnoise.diffusion.samplers import Spacing, Variance, ddim, ddim_std, ddpm, sampling_times
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas
+from fromnoise.diffusion.schedules import Schedule, cosine_betas, karras_sigmas, linear_betas
+from fromnoise.diffusion.solvers import add_noise, dpmpp_2m, edm_ode, euler, exponential_step, heun
 
 F64 = torch.float64
 
@@ -228,3 +230,243 @@ def test_ddim_marginal__sampler(within_four_sigma, generator, eta):
     for a, s, x in list(zip(alpha, sigma, seen, strict=True))[:-1]:
         within_four_sigma(x, a * image[0])
         within_four_sigma((x - a * image).square(), s.square())
+
+
+# ---------------------------------------------------------------- solvers of the differential equation
+
+
+def noise_levels(top):
+    """The schedule of one step to this noise level: between, sigma / alpha is proportional to the time."""
+    return Schedule(torch.tensor([top**2 / (1 + top**2)], dtype=F64))
+
+
+def on_the_way(sampler, denoise, at_top, top, bottom, steps):
+    """Where a sampler takes x / alpha from one noise level to a lower one, along the levels of `karras`."""
+    schedule = denoise.schedule
+    times = (karras_sigmas(steps + 1, bottom, top) / top).clamp(max=1)
+    x = sampler(denoise, at_top * schedule.alpha(times[:1]), times.tolist(), torch.Generator())
+    return x / schedule.alpha(times[-1:])
+
+
+def slopes(sampler, denoise, at_top, truth, bottom=0.02, top=10.0, counts=(80, 160, 320)):
+    """How the error falls with the number of steps, as a power of it, from each count to the next."""
+    errors = [
+        (on_the_way(sampler, denoise, at_top, top, bottom, steps) - truth).square().mean().sqrt() for steps in counts
+    ]
+    return [math.log2(fine / coarse) for coarse, fine in pairwise(errors)]
+
+
+def gaussian_flow(x, start, end, mean, std):
+    """The exact curve on N(mean, std^2): `gauss-flow`."""
+    return mean + (x - mean) * math.sqrt((std**2 + end**2) / (std**2 + start**2))
+
+
+ORDERS = {"ddim": (ddim, -1), "euler": (euler, -1), "heun": (heun, -2), "dpmpp-2m": (dpmpp_2m, -2)}
+
+
+def assert_order(name, denoise, x, truth):
+    """The slope is the order's, to .1, from 80 steps on."""
+    sampler, order = ORDERS[name]
+    assert slopes(sampler, denoise, x, truth) == pytest.approx([order, order], abs=0.1)
+
+
+def order_on_a_gaussian(name):
+    """On N(.4, .25), where the truth is known in closed form."""
+    x = torch.linspace(-20, 20, 9, dtype=F64)[:, None]
+    assert_order(name, Gaussian(noise_levels(10.0), 0.4, 0.25), x, gaussian_flow(x, 10.0, 0.02, 0.4, 0.5))
+
+
+WEIGHTS, MEANS, STDS = (0.4, 0.6), (-0.5, 0.5), (0.5, 0.4)
+
+
+def mixture_cdf(x, level):
+    """The probability below x of the mixture of WEIGHTS, MEANS, STDS with noise of this level."""
+    parts = zip(WEIGHTS, MEANS, STDS, strict=True)
+    return sum(w * torch.special.ndtr((x - m) / math.hypot(s, level)) for w, m, s in parts)
+
+
+def mixture_flow(x, start, end):
+    """The exact curve in one dimension, by bisection: the probability below x stays the same (`cdf-invariant`)."""
+    wanted, low, high = mixture_cdf(x, start), torch.full_like(x, -60), torch.full_like(x, 60)
+    for _ in range(70):
+        middle = (low + high) / 2
+        below = mixture_cdf(middle, end) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def order_on_a_mixture(name):
+    """On two Gaussians that overlap; where they lie apart Euler's slope of -1 shows only after thousands of steps."""
+    weights, means, stds = (torch.tensor(v, dtype=F64) for v in (WEIGHTS, MEANS, STDS))
+    x = torch.linspace(-15, 15, 9, dtype=F64)[:, None]
+    assert_order(name, GaussianMixture(noise_levels(10.0), weights, means[:, None], stds), x, mixture_flow(x, 10, 0.02))
+
+
+def example(count=5):
+    """A schedule, x and two guesses at the image, ``(count, 2)``."""
+    generator = torch.Generator().manual_seed(6)
+    return Schedule(cosine_betas()), *torch.randn(3, count, 2, generator=generator, dtype=F64)
+
+
+class Answers:
+    """A denoiser that gives the next of a list of answers, and remembers what it was asked."""
+
+    def __init__(self, schedule, *answers):
+        self.schedule, self.answers, self.asked = schedule, list(answers), []
+
+    def __call__(self, x, t):
+        self.asked.append((x, t))
+        return self.answers.pop(0)
+
+
+def coefficients(schedule, *times):
+    """alpha, sigma and their ratio at whole times, from the table, as numbers."""
+    alpha_bar = [schedule.alpha_bar[t].item() for t in times]
+    return [(math.sqrt(a), math.sqrt(1 - a), math.sqrt((1 - a) / a)) for a in alpha_bar]
+
+
+def test_edm_ode(generator):
+    """It is the noise in x; and following it without end, x / alpha has the closed form of N(mean, std^2)."""
+    schedule = Schedule(linear_betas())
+    x0, noise = torch.randn(2, 4, 3, generator=generator, dtype=F64)
+    t = torch.tensor([1.0, 30.5, 700.0, 1000.0], dtype=F64)
+    x = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * noise
+    torch.testing.assert_close(edm_ode(schedule, x, x0, t), noise, rtol=1e-9, atol=1e-9)
+
+
+def test_edm_ode__gaussian():
+    """SymPy: the exact denoiser's curve is mean + (x - mean) sqrt((s^2 + sigma^2) / (s^2 + sigma_0^2))."""
+    sigma, s, start = sp.symbols("sigma s sigma_0", positive=True)
+    mean, x = sp.symbols("mu x", real=True)
+    curve = mean + (x - mean) * sp.sqrt((s**2 + sigma**2) / (s**2 + start**2))
+    x0_hat = mean + s**2 / (s**2 + sigma**2) * (curve - mean)
+    assert sp.simplify(sp.diff(curve, sigma) - (curve - x0_hat) / sigma) == 0
+    assert sp.simplify(curve.subs(sigma, start) - x) == 0
+
+
+def test_euler():
+    """One step in the paper's symbols, x and sigma divided by alpha; it is DDIM's step, to 1e-12."""
+    schedule, x, guess, _ = example()
+    (a_t, _, r_t), (a_u, _, r_u) = coefficients(schedule, 900, 650)
+    scaled = x / a_t
+    expected = a_u * (scaled + (r_u - r_t) * (scaled - guess) / r_t)
+    one, other = (f(Answers(schedule, guess), x, [900.0, 650.0], torch.Generator()) for f in (euler, ddim))
+    torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["euler", "ddim"])
+def test_euler__order(name):
+    order_on_a_gaussian(name)
+
+
+@pytest.mark.parametrize("name", ["euler", "ddim"])
+def test_euler__order_on_a_mixture(name):
+    order_on_a_mixture(name)
+
+
+def test_heun():
+    """One step in the paper's symbols: the mean of the slopes here and where Euler's step ends, asked about there."""
+    schedule, x, first, second = example()
+    (a_t, _, r_t), (a_u, _, r_u) = coefficients(schedule, 900, 650)
+    here = (x / a_t - first) / r_t
+    end = x / a_t + (r_u - r_t) * here
+    there = (end - second) / r_u
+    denoise = Answers(schedule, first, second)
+    actual = heun(denoise, x, [900.0, 650.0], torch.Generator())
+    torch.testing.assert_close(actual, a_u * (x / a_t + (r_u - r_t) * (here + there) / 2), rtol=1e-9, atol=1e-12)
+    (_, t), (asked, u) = denoise.asked
+    torch.testing.assert_close(asked, a_u * end, rtol=1e-9, atol=1e-12)
+    assert (t.tolist(), u.tolist()) == ([900.0] * 5, [650.0] * 5)
+
+
+def test_heun__last_step():
+    """To 0 it is Euler's step: one question, and its answer is the result."""
+    schedule, x, guess, _ = example()
+    torch.testing.assert_close(heun(Answers(schedule, guess), x, [900.0, 0.0], torch.Generator()), guess)
+
+
+def test_heun__order():
+    order_on_a_gaussian("heun")
+
+
+def test_heun__order_on_a_mixture():
+    order_on_a_mixture("heun")
+
+
+def test_churn(within_four_sigma, generator):
+    """Monte Carlo: x at one noise level comes out at the raised one, with its mean and variance."""
+    schedule, image, count = Schedule(linear_betas()), torch.tensor([0.7, -1.0], dtype=F64), 50_000
+    t = torch.full((count,), 500.0, dtype=F64)
+    x = schedule.alpha(t)[:, None] * image + schedule.sigma(t)[:, None] * torch.randn(
+        count, 2, generator=generator, dtype=F64
+    )
+    raised, time = add_noise(schedule, x, t, 0.3, generator)
+    torch.testing.assert_close(schedule.noise_to_signal(time), 1.3 * schedule.noise_to_signal(t), rtol=1e-9, atol=0)
+    scaled = raised / schedule.alpha(time)[:, None] - image
+    within_four_sigma(scaled, torch.zeros(2, dtype=F64))
+    within_four_sigma(scaled.square(), 1.69 * schedule.noise_to_signal(t[:1]).square().expand(2))
+
+
+def test_churn__symbols():
+    """x + sqrt(raised^2 - sigma^2) z at the scale of the image, with the generator's z; no level above the last."""
+    schedule, x, _, _ = example()
+    t = torch.tensor([5.0, 100.0, 700.0, 998.0, 1000.0], dtype=F64)
+    raised, time = add_noise(schedule, x, t, 0.25, torch.Generator().manual_seed(2))
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(2)).double()
+    level = schedule.noise_to_signal(t)
+    most = schedule.noise_to_signal(torch.tensor([1000.0], dtype=F64))
+    above = torch.minimum(1.25 * level, most)
+    expected = x / schedule.alpha(t)[:, None] + (above**2 - level**2).sqrt()[:, None] * z
+    torch.testing.assert_close(raised / schedule.alpha(time)[:, None], expected, rtol=1e-7, atol=1e-9)
+    assert time[-1] == 1000
+    assert torch.equal(raised[-1], x[-1])
+
+
+def test_exp_int():
+    """SymPy: y = x / sigma grows by the integral of exp(lambda) x0_hat, as edm-ode says, for a polynomial x0_hat."""
+    lam, lam_t, y_t = sp.symbols("lambda lambda_t y_t", real=True)
+    r = sp.symbols("r", positive=True)
+    x0_hat = 2 - 3 * lam + lam**2 / 5
+    y = y_t + sp.integrate(sp.exp(lam) * x0_hat, (lam, lam_t, lam))
+    scaled = (y * sp.exp(-lam)).subs(lam, -sp.log(r))  # x / alpha at the noise level r = exp(-lambda)
+    direction = (scaled - x0_hat.subs(lam, -sp.log(r))) / r
+    assert sp.simplify(sp.diff(scaled, r) - direction) == 0
+
+
+def test_exp_int__constant():
+    """For an x0_hat that stays, the function is the formula with the integral by quadrature; and it is DDIM's step."""
+    schedule, x, x0_hat, _ = example()
+    (a_t, s_t, _), (a_u, s_u, _) = coefficients(schedule, 900, 650)
+    integral = quad(math.exp, math.log(a_t / s_t), math.log(a_u / s_u), epsabs=1e-13)[0]
+    t, u = torch.full((5,), 900.0, dtype=F64), torch.full((5,), 650.0, dtype=F64)
+    actual = exponential_step(schedule, x, x0_hat, t, u)
+    torch.testing.assert_close(actual, s_u / s_t * x + s_u * integral * x0_hat, rtol=1e-9, atol=1e-12)
+    other = ddim(Answers(schedule, x0_hat), x, [900.0, 650.0], torch.Generator())
+    torch.testing.assert_close(actual, other, rtol=1e-9, atol=1e-12)
+    assert torch.equal(exponential_step(schedule, x, x0_hat, t, 0 * u), x0_hat)
+
+
+def test_dpmpp2m():
+    """Two steps, and the last one, in the paper's symbols; the denoiser is asked once a step."""
+    schedule, x, first, second = example()
+    (a_2, s_2, _), (a_1, s_1, _), (a_0, s_0, _) = coefficients(schedule, 900, 650, 300)
+    lambdas = [math.log(a / s) for a, s in ((a_2, s_2), (a_1, s_1), (a_0, s_0))]
+    h_before, h = lambdas[1] - lambdas[0], lambdas[2] - lambdas[1]
+    r = h_before / h
+    middle = s_1 / s_2 * x - a_1 * (math.exp(-h_before) - 1) * first
+    drawn_on = (1 + 1 / (2 * r)) * second - 1 / (2 * r) * first
+    expected = s_0 / s_1 * middle - a_0 * (math.exp(-h) - 1) * drawn_on
+    denoise = Answers(schedule, first, second)
+    actual = dpmpp_2m(denoise, x, [900.0, 650.0, 300.0], torch.Generator())
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(denoise.asked[1][0], middle, rtol=1e-9, atol=1e-12)
+    assert torch.equal(dpmpp_2m(Answers(schedule, first, second), x, [900.0, 650.0, 0.0], torch.Generator()), second)
+
+
+def test_dpmpp2m__order():
+    order_on_a_gaussian("dpmpp-2m")
+
+
+def test_dpmpp2m__order_on_a_mixture():
+    order_on_a_mixture("dpmpp-2m")

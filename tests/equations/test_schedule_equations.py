@@ -1,13 +1,21 @@
-"""The noise schedules: equations linear, cosine, scaled-linear and respace."""
+"""The noise schedules: equations linear, cosine, scaled-linear, zero-snr, karras and respace."""
 
 import math
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 
 from fromnoise.diffusion.process import forward_jump
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas
+from fromnoise.diffusion.schedules import (
+    Schedule,
+    cosine_betas,
+    karras_sigmas,
+    linear_betas,
+    scaled_linear_betas,
+    zero_terminal_snr,
+)
 
 F64 = torch.float64
 
@@ -49,6 +57,33 @@ def test_scaled_linear():
     assert schedule.alpha(torch.tensor([1000.0], dtype=F64)).item() == pytest.approx(0.068265, abs=5e-7)
     oracle = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     torch.testing.assert_close(betas.float(), oracle.betas)
+
+
+@pytest.mark.parametrize("betas", [linear_betas(), cosine_betas(), scaled_linear_betas(), linear_betas(2, 0.1, 0.5)])
+def test_zero_snr(betas):
+    """Alpha is 0 at T, as before at 1, and affine in the old one; diffusers, in float32, has the same betas."""
+    zero = zero_terminal_snr(betas)
+    before, after = Schedule(betas).alpha_bar[1:].sqrt(), Schedule(zero).alpha_bar[1:].sqrt()
+    assert zero[-1] == 1
+    assert after[-1] == 0
+    assert after[0].item() == pytest.approx(before[0].item(), rel=1e-12)
+    expected = (before - before[-1]) * before[0] / (before[0] - before[-1])
+    torch.testing.assert_close(after, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(zero.float(), rescale_zero_terminal_snr(betas.float()), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+def test_karras(rho):
+    """The paper's formula, number by number, with both ends; sigmas fall, and rho = 1 spaces them evenly."""
+    count, least, most = 18, 0.002, 80.0
+    sigmas = karras_sigmas(count, least, most, rho)
+    for i, sigma in enumerate(sigmas.tolist()):
+        expected = (most ** (1 / rho) + i / (count - 1) * (least ** (1 / rho) - most ** (1 / rho))) ** rho
+        assert sigma == pytest.approx(expected, rel=1e-10)
+    assert (sigmas[0].item(), sigmas[-1].item()) == pytest.approx((most, least), rel=1e-12)
+    assert bool((sigmas.diff() < 0).all())
+    if rho == 1:
+        torch.testing.assert_close(sigmas.diff(), sigmas.diff()[:1].expand(count - 1), rtol=1e-9, atol=0)
 
 
 def test_respace():

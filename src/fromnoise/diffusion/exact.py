@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseSchedule
+from fromnoise.diffusion.score import x0_from_score
 
 
 def gaussian_denoiser(x: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -16,6 +17,16 @@ def gaussian_denoiser(x: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor, var
         x: ``(B, ...)``; all others multiply it.
     """
     return mean + alpha * variance / (alpha.square() * variance + sigma.square()) * (x - alpha * mean)
+
+
+def gaussian_flow(x: Tensor, start: float, end: float, mean: float, std: float) -> Tensor:
+    """Where the curve of `solvers.edm_ode` leads from one noise level to another, for data ``N(mean, std^2)``.
+
+    Eq. gauss-flow: ``mean + (x - mean) sqrt((std^2 + end^2) / (std^2 + start^2))``, x at the scale of the image.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), section 3, for this case.
+    """
+    return mean + (x - mean) * ((std**2 + end**2) / (std**2 + start**2)) ** 0.5
 
 
 def mixture_score(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
@@ -45,7 +56,7 @@ class GaussianMixture:
         weights: ``(K,)``, summing to 1; means: ``(K, D)``; stds: ``(K,)``. Samples are ``(B, D)``.
     """
 
-    def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, stds: Tensor):
+    def __init__(self, schedule: NoiseSchedule, weights: Tensor, means: Tensor, stds: Tensor):
         self.schedule = schedule
         self.weights, self.means, self.stds = weights, means, stds
 
@@ -53,7 +64,7 @@ class GaussianMixture:
         alpha, sigma = self.schedule.alpha(t).to(x)[:, None], self.schedule.sigma(t).to(x)[:, None]
         noisy_variances = (alpha * self.stds).square() + sigma.square()  # (B, K)
         score = mixture_score(x, self.weights, alpha[..., None] * self.means, noisy_variances)
-        return (x + sigma.square() * score) / alpha
+        return x0_from_score(x, score, alpha, sigma)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """``(count, D)`` draws."""
@@ -74,7 +85,7 @@ class EmpiricalDenoiser:
     Source: Karras et al. 2022 (arXiv 2206.00364), appendix B.3.
     """
 
-    def __init__(self, schedule: Schedule, data: Tensor):
+    def __init__(self, schedule: NoiseSchedule, data: Tensor):
         self.schedule = schedule
         self.data = data
 

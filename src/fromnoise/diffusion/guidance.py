@@ -1,12 +1,15 @@
 """Guidance: how strongly the condition is followed, as a wrapper around a denoiser."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from fromnoise.diffusion.parameterization import Denoiser
+from fromnoise.diffusion.process import per_sample
 
 
-def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
+def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
     """``unconditional + s (conditional - unconditional)``, of noise, images or scores alike. Eq. cfg-s.
 
     s = 0 ignores the condition, s = 1 is the conditional prediction, s > 1 exaggerates it. Ho and Salimans write
@@ -14,35 +17,80 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> 
 
     Args:
         unconditional, conditional: ``(B, ...)``.
+        guidance_scale: s, a number or multiplying them.
 
     Source: Ho and Salimans 2022 (arXiv 2207.12598), equation 6; in this form Saharia et al. 2022 (arXiv 2205.11487).
     """
     return torch.lerp(unconditional, conditional, guidance_scale)
 
 
+def rescale_guided(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """Takes back the contrast that guidance adds: ``phi guided std(conditional) / std(guided) + (1 - phi) guided``.
+
+    Eq. rescale: at phi = 1 each sample has the standard deviation, over all its elements, of its conditional
+    prediction; at phi = 0 nothing changes. diffusers rescales whatever the network predicts, we x0_hat.
+
+    Args:
+        guided, conditional: ``(B, ...)``, not constant within a sample; share: phi, 0 to 1.
+
+    Source: Lin et al. 2024 (arXiv 2305.08891), section 3.4.
+    """
+    ratio = conditional.flatten(1).std(1) / guided.flatten(1).std(1)
+    return guided * per_sample(torch.lerp(torch.ones_like(ratio), ratio, share), guided)
+
+
+def guidance_at(noise_to_signal: Tensor, guidance_scale: float, interval: tuple[float, float]) -> Tensor:
+    """The guidance scale inside the interval ``low < sigma / alpha <= high``, and 1 outside, ``(B,)``. Eq. interval.
+
+    With much noise guidance costs variety, with little it changes nothing and costs time.
+
+    Args:
+        noise_to_signal: ``(B,)``.
+
+    Source: Kynkäänniemi et al. 2024 (arXiv 2404.07724).
+    """
+    low, high = interval
+    inside = (noise_to_signal > low) & (noise_to_signal <= high)
+    return torch.where(inside, guidance_scale, torch.ones_like(noise_to_signal))
+
+
 class GuidedDenoiser:
     """Classifier-free guidance: asks a denoiser with and without the condition, in one batch, and applies `guide`.
 
     Since x0_hat and the predicted noise are affine in each other at a given x, guiding either is the same. A scale
-    of exactly 1 or 0 needs only one of the two answers and costs half.
+    of exactly 1 or 0 needs only one of the two answers and costs half; outside the interval it is 1.
 
     Args:
         null_condition: by name, what stands for no condition: scalars or tensors ``(...)`` without the batch
             dimension (the null class, the empty prompt's embedding).
+        rescale: phi of `rescale_guided`.
+        interval: the noise levels of `guidance_at`.
     """
 
-    def __init__(self, denoise: Denoiser, guidance_scale: float, null_condition: dict[str, Tensor]):
+    def __init__(
+        self,
+        denoise: Denoiser,
+        guidance_scale: float,
+        null_condition: dict[str, Tensor],
+        *,
+        rescale: float = 0.0,
+        interval: tuple[float, float] = (0.0, math.inf),
+    ):
         self.denoise = denoise
         self.schedule = denoise.schedule
         self.guidance_scale = guidance_scale
         self.null_condition = null_condition
+        self.rescale = rescale
+        self.interval = interval
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        if self.guidance_scale == 1:
+        scale = guidance_at(self.schedule.noise_to_signal(t), self.guidance_scale, self.interval)
+        if bool((scale == 1).all()):
             return self.denoise(x, t, **condition)
         null = {k: v.to(condition[k]).expand_as(condition[k]) for k, v in self.null_condition.items()}
-        if self.guidance_scale == 0:
+        if self.rescale == 0 and bool((scale == 0).all()):
             return self.denoise(x, t, **condition | null)
         both = {k: torch.cat([(condition | null)[k], condition[k]]) for k in condition}
         unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2)
-        return guide(unconditional, conditional, self.guidance_scale)
+        guided = guide(unconditional, conditional, per_sample(scale, x))
+        return rescale_guided(guided, conditional, self.rescale) if self.rescale > 0 else guided

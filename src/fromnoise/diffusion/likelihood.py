@@ -14,7 +14,7 @@ from fromnoise.diffusion.process import (
     posterior_variance,
 )
 from fromnoise.diffusion.samplers import Variance
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import Schedule, discrete
 
 
 def vlb_terms(
@@ -41,7 +41,7 @@ def vlb_terms(
 
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 5.
     """
-    schedule = denoise.schedule
+    schedule = discrete(denoise.schedule)
     time = torch.arange(1, schedule.num_timesteps + 1, dtype=torch.float64)
     posterior = posterior_variance(schedule, time - 1, time)
     match variance:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fromnoise.diffusion.parameterization import Prediction, error_scale, training_target
 from fromnoise.diffusion.process import forward_marginal, per_sample
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseSchedule, discrete
 
 
 class Weighting(StrEnum):
@@ -29,7 +29,7 @@ class Weighting(StrEnum):
 
 
 def loss_weight(
-    weighting: Weighting, prediction: Prediction, schedule: Schedule, t: Tensor, *, gamma: float = 5.0
+    weighting: Weighting, prediction: Prediction, schedule: NoiseSchedule, t: Tensor, *, gamma: float = 5.0
 ) -> Tensor:
     """The factor of the squared error in a network's output at time t, ``(B,)``.
 
@@ -60,7 +60,7 @@ def min_snr_weight(snr: Tensor, gamma: float) -> Tensor:
     return snr.clamp(max=gamma)
 
 
-def vlb_weight(schedule: Schedule, t: Tensor) -> Tensor:
+def vlb_weight(schedule: NoiseSchedule, t: Tensor) -> Tensor:
     """``(SNR(t-1) - SNR(t)) / 2``, the factor of ``|x_0 - x0_hat|^2`` in the bound's term for time t. Eq. vlb-x0.
 
     At t = 1, where SNR(0) is infinite, the term is the likelihood of x_0 under ``N(x0_hat, beta_1)``, and the factor
@@ -69,11 +69,24 @@ def vlb_weight(schedule: Schedule, t: Tensor) -> Tensor:
     Args:
         t: ``(B,)``, whole times 1..T.
 
+    Raises:
+        ValueError: a schedule without betas.
+
     Source: Kingma et al. 2021 (arXiv 2107.00630), equation 13.
     """
-    first = 0.5 / float(schedule.betas[0])
+    first = 0.5 / float(discrete(schedule).betas[0])
     weight = 0.5 * (schedule.snr((t - 1).clamp(min=1)) - schedule.snr(t))
     return torch.where(t > 1, weight, torch.full_like(weight, first))
+
+
+def edm_weight(sigma: Tensor, data_std: float) -> Tensor:
+    """``(sigma^2 + s^2) / (sigma s)^2`` for an error in the image, of sigma's shape; s = data_std. Eq. edm-weight.
+
+    It is ``1 / c_out^2``: an error of the preconditioned network (`EDMDenoiser`) weighs 1 at each noise level.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), table 1.
+    """
+    return (sigma.square() + data_std**2) / (sigma * data_std).square()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -90,7 +103,7 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 def training_loss(
     network: Callable[..., Tensor],
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     prediction: Prediction,
     weighting: Weighting,
     x0: Tensor,
@@ -103,11 +116,11 @@ def training_loss(
     """The loss of each sample, ``(B,)``: make it noisy, let the network predict, weigh the squared error.
 
     Args:
-        network: called as ``network(x_t, t - 1, **condition)``.
-        x0, noise: ``(B, ...)``; t: ``(B,)``, whole times 1..T.
+        network: called as ``network(x_t, schedule.network_time(t), **condition)``, with t - 1 for a `Schedule`.
+        x0, noise: ``(B, ...)``; t: ``(B,)``, of a `Schedule` whole times 1..T.
     """
     x_t = forward_marginal(schedule, x0, t, noise)
-    output = network(x_t, t - 1, **condition)
+    output = network(x_t, schedule.network_time(t), **condition)
     alpha, sigma = per_sample(schedule.alpha(t), x0), per_sample(schedule.sigma(t), x0)
     target = training_target(prediction, x0, noise, alpha, sigma)
     return loss_weight(weighting, prediction, schedule, t, gamma=gamma) * squared_error(output, target)

@@ -1,6 +1,6 @@
 """What a network predicts, and how a network becomes a denoiser.
 
-A noisy image ``x = alpha x_0 + sigma noise`` and any one of noise, image and velocity determine the other two. A
+A noisy image ``x = alpha x_0 + sigma noise`` and any one of noise, image and the two velocities determine the others. A
 network may be trained to predict any of them (`Prediction`); all else in this project sees a `Denoiser`, which
 predicts the image.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.diffusion.process import per_sample
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseSchedule
 
 
 class Prediction(StrEnum):
@@ -22,6 +22,7 @@ class Prediction(StrEnum):
     NOISE = "epsilon"
     IMAGE = "sample"
     VELOCITY = "v_prediction"
+    FLOW = "flow_prediction"
 
 
 def x0_from_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -51,6 +52,17 @@ def velocity(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha * noise - sigma * x0
 
 
+def flow_velocity(x0: Tensor, noise: Tensor) -> Tensor:
+    """The velocity ``u = noise - x_0`` along the straight line from image to noise: flow matching's target. Eq. cfm.
+
+    ``|u_theta - (noise - x_0)|^2`` has, on average over both ends of the line, the gradient of the error in the flow
+    itself, which is the mean of all lines through x. Liu et al. and Lipman et al. count time the other way: minus u.
+
+    Source: Lipman et al. 2023 (arXiv 2210.02747), equation 9.
+    """
+    return noise - x0
+
+
 def to_x0(prediction: Prediction, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The image that a network's ``output`` stands for. All shapes ``(B, ...)`` or multiplying it."""
     match prediction:
@@ -60,6 +72,8 @@ def to_x0(prediction: Prediction, output: Tensor, x: Tensor, alpha: Tensor, sigm
             return output
         case Prediction.VELOCITY:
             return alpha * x - sigma * output
+        case Prediction.FLOW:
+            return (x - sigma * output) / (alpha + sigma)
 
 
 def from_x0(prediction: Prediction, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -71,6 +85,8 @@ def from_x0(prediction: Prediction, x0: Tensor, x: Tensor, alpha: Tensor, sigma:
             return x0
         case Prediction.VELOCITY:
             return velocity(x0, noise_from_x0(x, x0, alpha, sigma), alpha, sigma)
+        case Prediction.FLOW:
+            return flow_velocity(x0, noise_from_x0(x, x0, alpha, sigma))
 
 
 def convert(source: Prediction, target: Prediction, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -87,12 +103,14 @@ def training_target(prediction: Prediction, x0: Tensor, noise: Tensor, alpha: Te
             return x0
         case Prediction.VELOCITY:
             return velocity(x0, noise, alpha, sigma)
+        case Prediction.FLOW:
+            return flow_velocity(x0, noise)
 
 
 def error_scale(prediction: Prediction, snr: Tensor) -> Tensor:
     """How much larger a squared error in this output is than the same one in the image. Eq. err-maps.
 
-    ``|d noise|^2 = SNR |d x_0|^2`` and ``|d v|^2 = (SNR + 1) |d x_0|^2``.
+    ``|d noise|^2 = SNR |d x_0|^2`` and ``|d v|^2 = (SNR + 1) |d x_0|^2``; ``|d u|^2 = (sqrt(SNR) + 1)^2 |d x_0|^2``.
 
     Args:
         snr: ``(B,)``.
@@ -106,6 +124,8 @@ def error_scale(prediction: Prediction, snr: Tensor) -> Tensor:
             return torch.ones_like(snr)
         case Prediction.VELOCITY:
             return snr + 1
+        case Prediction.FLOW:
+            return (snr.sqrt() + 1).square()
 
 
 class Denoiser(Protocol):
@@ -116,7 +136,7 @@ class Denoiser(Protocol):
     """
 
     @property
-    def schedule(self) -> Schedule: ...
+    def schedule(self) -> NoiseSchedule: ...
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor: ...
 
@@ -124,18 +144,54 @@ class Denoiser(Protocol):
 class NetworkDenoiser:
     """A network, its schedule and what it predicts, as a `Denoiser`.
 
-    The network is called as ``network(x, t - 1, **condition)``: its timestep is the index 0..T-1.
+    The network is called as ``network(x, schedule.network_time(t), **condition)``: a `Schedule`'s is the index t - 1.
     """
 
-    def __init__(self, network: Callable[..., Tensor], schedule: Schedule, prediction: Prediction):
+    def __init__(self, network: Callable[..., Tensor], schedule: NoiseSchedule, prediction: Prediction):
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         alpha, sigma = per_sample(self.schedule.alpha(t), x), per_sample(self.schedule.sigma(t), x)
-        output = self.network(x, t - 1, **condition).to(x.dtype)
+        output = self.network(x, self.schedule.network_time(t), **condition).to(x.dtype)
         return to_x0(self.prediction, output, x, alpha, sigma)
+
+
+def edm_coefficients(sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``(c_skip, c_out, c_in)`` of `EDMDenoiser` at the noise level sigma, each of its shape. Eq. coeffs.
+
+    ``s^2 / (sigma^2 + s^2)``, ``sigma s / sqrt(sigma^2 + s^2)`` and ``1 / sqrt(sigma^2 + s^2)`` with s = data_std: the
+    network's input and target have variance 1, and an error of the network counts as little as it can.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), table 1 and appendix B.6.
+    """
+    total = (sigma.square() + data_std**2).sqrt()
+    return (data_std / total).square(), sigma * data_std / total, 1 / total
+
+
+class EDMDenoiser:
+    """A preconditioned network as a `Denoiser`: ``c_skip x + c_out F(c_in x)`` at the scale of the image. Eq. precond.
+
+    The network is called as ``network(c_in x, log(sigma) / 4, **condition)`` with ``x / alpha`` for x and the noise
+    level ``sigma / alpha`` for sigma. With data_std = 1 it predicts minus v.
+
+    Args:
+        data_std: the standard deviation of the images.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), equation 7.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], schedule: NoiseSchedule, data_std: float = 0.5):
+        self.network = network
+        self.schedule = schedule
+        self.data_std = data_std
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        level = self.schedule.noise_to_signal(t)
+        skip, out, into = (per_sample(c, x) for c in edm_coefficients(level, self.data_std))
+        scaled = x / per_sample(self.schedule.alpha(t), x)
+        return skip * scaled + out * self.network(into * scaled, level.log() / 4, **condition).to(x.dtype)
 
 
 class ClippedDenoiser:

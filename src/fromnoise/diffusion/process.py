@@ -1,6 +1,6 @@
 """The forward process, which adds noise, and its exact reversal when the clean image is known.
 
-Times are float tensors ``(B,)`` in the schedule's own time, 0..T; images are ``(B, ...)``. ``u`` is always the
+Times are float tensors ``(B,)`` in the schedule's own time, 0 to its end; images are ``(B, ...)``. ``u`` is always the
 earlier of two times, ``u < t``. Subscripts as in the book: ``alpha_{t|u}``, ``sigma_{t|u}`` lead from time u to t.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseSchedule
 
 Generator = torch.Generator | Sequence[torch.Generator]
 
@@ -58,7 +58,7 @@ def forward_step(x_prev: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
     return per_sample((1 - beta).sqrt(), x_prev) * x_prev + per_sample(beta.sqrt(), x_prev) * noise
 
 
-def forward_marginal(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def forward_marginal(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """All the steps up to time t at once: ``x_t = alpha(t) x_0 + sigma(t) noise``. Eq. forward-marginal.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 4.
@@ -66,27 +66,26 @@ def forward_marginal(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -
     return per_sample(schedule.alpha(t), x0) * x0 + per_sample(schedule.sigma(t), x0) * noise
 
 
-def forward_jump(schedule: Schedule, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def forward_jump(schedule: NoiseSchedule, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """From time u straight to t: ``(alpha_{t|u}, sigma_{t|u})``, with x_t ~ N(alpha_{t|u} x_u, sigma_{t|u}^2).
 
     Eq. forward-jump: ``alpha_{t|u} = alpha(t) / alpha(u)``, ``sigma_{t|u}^2 = sigma(t)^2 - alpha_{t|u}^2 sigma(u)^2``.
-    The variance is computed as ``1 - alpha_{t|u}^2`` is, by what cancels least: ``alpha(t)^2 (r_t^2 - r_u^2)`` with
-    r the noise-to-signal ratio.
+    The variance is computed as ``sigma(t)^2 (1 - r_u^2 / r_t^2)``, with r the noise-to-signal ratio, which cancels
+    little and holds where r_t is infinite.
 
     Args:
-        u, t: ``(B,)``, u <= t.
+        u, t: ``(B,)``, u <= t, t above 0.
 
     Returns:
         two tensors ``(B,)``.
 
     Source: Kingma et al. 2021 (arXiv 2107.00630), appendix A.
     """
-    r_u, r_t = schedule.noise_to_signal(u), schedule.noise_to_signal(t)
-    alpha_t = schedule.alpha(t)
-    return alpha_t / schedule.alpha(u), alpha_t * ((r_t - r_u) * (r_t + r_u)).sqrt()
+    ratio = schedule.noise_to_signal(u) / schedule.noise_to_signal(t)
+    return schedule.alpha(t) / schedule.alpha(u), schedule.sigma(t) * ((1 - ratio) * (1 + ratio)).sqrt()
 
 
-def posterior_variance(schedule: Schedule, u: Tensor, t: Tensor) -> Tensor:
+def posterior_variance(schedule: NoiseSchedule, u: Tensor, t: Tensor) -> Tensor:
     """Variance of x_u once x_t and x_0 are known: ``sigma_{t|u}^2 sigma(u)^2 / sigma(t)^2``, ``(B,)``.
 
     Eq. posterior-var: for u = t - 1 this is ``beta~_t = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t``.
@@ -98,14 +97,14 @@ def posterior_variance(schedule: Schedule, u: Tensor, t: Tensor) -> Tensor:
     return (sigma_jump * schedule.sigma(u) / schedule.sigma(t)).square()
 
 
-def posterior_coefficients(schedule: Schedule, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def posterior_coefficients(schedule: NoiseSchedule, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """How much of x_0 and of x_t there is in the posterior mean, each ``(B,)``; see `posterior_mean`."""
     alpha_jump, sigma_jump = forward_jump(schedule, u, t)
     variance_t = schedule.sigma(t).square()
     return schedule.alpha(u) * sigma_jump.square() / variance_t, alpha_jump * schedule.sigma(u).square() / variance_t
 
 
-def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, u: Tensor, t: Tensor) -> Tensor:
+def posterior_mean(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, u: Tensor, t: Tensor) -> Tensor:
     """Mean of x_u once x_t and x_0 are known, a weighted sum of the two, ``(B, ...)``. Eq. posterior-mean.
 
     ``alpha(u) sigma_{t|u}^2 / sigma(t)^2 x_0 + alpha_{t|u} sigma(u)^2 / sigma(t)^2 x_t``; at u = 0 it is x_0.
@@ -116,7 +115,7 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, u: Tensor, t: Te
     return per_sample(of_x0, x0) * x0 + per_sample(of_x_t, x_t) * x_t
 
 
-def posterior_mean_from_noise(schedule: Schedule, noise: Tensor, x_t: Tensor, u: Tensor, t: Tensor) -> Tensor:
+def posterior_mean_from_noise(schedule: NoiseSchedule, noise: Tensor, x_t: Tensor, u: Tensor, t: Tensor) -> Tensor:
     """The same mean from x_t and the noise in it: ``(x_t - sigma_{t|u}^2 / sigma(t) noise) / alpha_{t|u}``.
 
     Eq. posterior-mean-eps: for u = t - 1 this is ``(x_t - beta_t / sigma_t noise) / sqrt(1 - beta_t)``.
@@ -128,7 +127,7 @@ def posterior_mean_from_noise(schedule: Schedule, noise: Tensor, x_t: Tensor, u:
     return (x_t - per_sample(share, x_t) * noise) / per_sample(alpha_jump, x_t)
 
 
-def reverse_variance(schedule: Schedule, x0_variance: Tensor, u: Tensor, t: Tensor) -> Tensor:
+def reverse_variance(schedule: NoiseSchedule, x0_variance: Tensor, u: Tensor, t: Tensor) -> Tensor:
     """Variance of x_u once only x_t is known: the posterior's, plus what not knowing x_0 adds, ``(B,)``.
 
     Eq. reverse-var: ``beta~ + (coefficient of x_0 in the posterior mean)^2 Var(x_0 | x_t)``. It is the

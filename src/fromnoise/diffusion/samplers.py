@@ -1,9 +1,11 @@
 """Samplers: from noise at the first time of a list to an image at the last, by a denoiser.
 
-Each is a pure function of the denoiser, the noise, a falling list of times that ends in 0, and a generator. The
-optional ``callback(step, t, x, x0_hat)`` sees every intermediate.
+Here are DDPM's and DDIM's, and the lists of times; the faster ones are in `solvers`. Each is a pure function of the
+denoiser, the noise, a falling list of times that ends in 0, and a generator. The optional ``callback(step, t, x,
+x0_hat)`` sees every intermediate.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import pairwise
@@ -20,7 +22,11 @@ from fromnoise.diffusion.process import (
     posterior_mean,
     posterior_variance,
 )
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import NoiseSchedule, Schedule, karras_sigmas, shift
+
+HIGHEST_LEVEL = 80.0
+"""Where sampling times spaced by noise level start at most: above it ``sigma / alpha`` shows nothing of the image, and
+on the cosine schedule, which reaches 20,000, it would take half of the steps."""
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 
@@ -35,7 +41,7 @@ class Variance(StrEnum):
 
 
 class Spacing(StrEnum):
-    """Which N of the T times are visited, by diffusers' names."""
+    """Which N times are visited; the first three are whole, by diffusers' names."""
 
     LEADING = "leading"
     """every (T // N)-th from the clean end: the last time T is missed"""
@@ -43,21 +49,27 @@ class Spacing(StrEnum):
     """every (T / N)-th from the noisy end: starts at T"""
     LINSPACE = "linspace"
     """evenly from T to 1, both included"""
+    KARRAS = "karras"
+    """from T, or the noise level 80, to 1 at the noise levels of `karras_sigmas`, most of them low"""
+    LOG_SNR = "log-snr"
+    """from T, or the noise level 80, to 1 with equal factors between the noise levels"""
 
 
-def sampling_times(num_timesteps: int, steps: int, spacing: Spacing, offset: int = 0) -> list[float]:
-    """The falling list of ``steps`` whole times in 1..T, and 0 at its end: N + 1 numbers, N steps.
+def sampling_times(schedule: Schedule | int, steps: int, spacing: Spacing, offset: int = 0) -> list[float]:
+    """The falling list of ``steps`` times in [1, T], and 0 at its end: N + 1 numbers, N steps.
 
     Args:
-        num_timesteps: T.
+        schedule: or its T alone, which is enough for whole times.
         steps: N, 1..T.
         offset: diffusers' ``steps_offset``, added to leading times as far as T allows.
 
     Raises:
-        ValueError: steps outside 1..T.
+        ValueError: steps outside 1..T, or T alone where the noise levels are needed.
 
-    Source: the spacings are those of Lin et al. 2024 (arXiv 2305.08891), table 2.
+    Source: Lin et al. 2024 (arXiv 2305.08891), table 2, for the whole times; Karras et al. 2022 (arXiv 2206.00364),
+    equation 5; Lu et al. 2022 (arXiv 2206.00927) for log-snr.
     """
+    num_timesteps = schedule if isinstance(schedule, int) else schedule.num_timesteps
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"steps must be between 1 and {num_timesteps}, not {steps}")
     i = torch.arange(steps, dtype=torch.float64)
@@ -70,7 +82,23 @@ def sampling_times(num_timesteps: int, steps: int, spacing: Spacing, offset: int
             times = (num_timesteps - i * num_timesteps / steps).round()
         case Spacing.LINSPACE:
             times = torch.linspace(num_timesteps - 1, 0, steps, dtype=torch.float64).round() + 1
+        case Spacing.KARRAS | Spacing.LOG_SNR:
+            if isinstance(schedule, int):
+                raise ValueError(f"{spacing} spacing needs the schedule, not T alone")
+            least, most = schedule.noise_to_signal(torch.tensor([1, num_timesteps], dtype=torch.float64)).tolist()
+            most = min(most, HIGHEST_LEVEL)
+            if spacing is Spacing.KARRAS:
+                levels = karras_sigmas(steps, least, most)
+            else:
+                levels = torch.linspace(math.log(most), math.log(least), steps, dtype=torch.float64).exp()
+            levels[-1], levels[0] = least, most  # not a rounding error off; a single step starts at the noisy end
+            times = schedule.time(levels)
     return [*times.tolist(), 0.0]
+
+
+def flow_times(steps: int, factor: float = 1.0) -> list[float]:
+    """Times of `FlowSchedule` from 1 to 0, N + 1 numbers, evenly spaced and then shifted by the factor."""
+    return [shift(1 - i / steps, factor) for i in range(steps + 1)]
 
 
 def ddpm(
@@ -95,7 +123,7 @@ def ddpm(
 
     Source: Ho et al. 2020 (arXiv 2006.11239), algorithm 2.
     """
-    for step, (t, u, time_t, time_u) in enumerate(_steps(times, x)):
+    for step, (t, u, time_t, time_u) in enumerate(steps_between(times, x)):
         x0_hat = denoise(x, time_t, **condition)
         if callback is not None:
             callback(step, t, x, x0_hat)
@@ -132,7 +160,7 @@ def ddim(
     Source: Song et al. 2021 (arXiv 2010.02502), equation 12.
     """
     schedule = denoise.schedule
-    for step, (t, u, time_t, time_u) in enumerate(_steps(times, x)):
+    for step, (t, u, time_t, time_u) in enumerate(steps_between(times, x)):
         x0_hat = denoise(x, time_t, **condition)
         if callback is not None:
             callback(step, t, x, x0_hat)
@@ -147,7 +175,7 @@ def ddim(
     return x
 
 
-def ddim_std(schedule: Schedule, u: Tensor, t: Tensor, eta: float) -> Tensor:
+def ddim_std(schedule: NoiseSchedule, u: Tensor, t: Tensor, eta: float) -> Tensor:
     """How much fresh noise a DDIM step from t to u adds, as a standard deviation ``(B,)``. Eq. ddim-eta.
 
     ``eta sigma(u) / sigma(t) sqrt(1 - alpha(t)^2 / alpha(u)^2)``: eta times the posterior's standard deviation.
@@ -157,8 +185,8 @@ def ddim_std(schedule: Schedule, u: Tensor, t: Tensor, eta: float) -> Tensor:
     return eta * posterior_variance(schedule, u, t).sqrt()
 
 
-def _steps(times: Sequence[float], x: Tensor) -> list[tuple[float, float, Tensor, Tensor]]:
-    """Each step's two times, as numbers and as tensors ``(B,)``."""
+def steps_between(times: Sequence[float], x: Tensor) -> list[tuple[float, float, Tensor, Tensor]]:
+    """Each step's two times, the later first, as numbers and as tensors ``(B,)``."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     full = [(t, torch.full((len(x),), t, dtype=dtype, device=x.device)) for t in times]
     return [(t, u, time_t, time_u) for (t, time_t), (u, time_u) in pairwise(full)]
