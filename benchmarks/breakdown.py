@@ -13,11 +13,11 @@ from fromnoise.train.loop import Trainer
 
 STEP, ATTENTION = "whole step", "attention block"
 KINDS = (  # the first whose word is in the name of an operation, or else of one that it is a part of
-    ("normalisation", ("GroupNorm", "group_norm")),
+    ("normalisation, with SiLU", ("GroupNorm", "group_norm")),
     ("convolution", ("convolution", "Convolution", "conv2d")),
     ("attention", (ATTENTION,)),
     ("optimiser, clipping, average", ("Optimizer.", "_fused_adam", "_foreach_", "clip_grad", "linalg_vector_norm")),
-    ("activation (SiLU)", ("silu", "Silu")),
+    ("SiLU elsewhere", ("silu", "Silu")),
     ("linear layers (time, class)", ("linear", "addmm", "Addmm", "aten::mm", "embedding", "Embedding")),
     ("joining and upsampling", ("aten::cat", "CatBackward", "Expand", "expand", "reshape", "Reshape", "View")),
 )

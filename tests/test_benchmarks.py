@@ -104,7 +104,7 @@ def test_memory_is_the_process_own():
 
 
 def test_kinds():
-    assert breakdown.kind_of(["aten::mul", "_GroupNormChannelsLast", breakdown.STEP]) == "normalisation"
+    assert breakdown.kind_of(["aten::mul", "fromnoise::group_norm", breakdown.STEP]) == "normalisation, with SiLU"
     assert breakdown.kind_of(["aten::addmm", breakdown.ATTENTION, breakdown.STEP]) == "attention"
     assert breakdown.kind_of(["aten::addmm", "aten::linear", breakdown.STEP]) == "linear layers (time, class)"
     assert breakdown.kind_of([breakdown.STEP]) == breakdown.PYTHON

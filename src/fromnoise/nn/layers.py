@@ -92,14 +92,14 @@ class ResidualBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        time = self.time_emb_proj(F.silu(time))[:, :, None, None]  # (B, C or 2C, 1, 1)
+        h = self.conv1(self.norm1(x, silu=True))
+        time = self.time_emb_proj(F.silu(time))  # (B, C or 2C)
         if self.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            scale, shift = time[:, :, None, None].chunk(2, dim=1)
+            h = F.silu(self.norm2(h) * (1 + scale) + shift)
         else:
-            h = self.norm2(h + time)
-        h = self.conv2(F.silu(h))
+            h = self.norm2(h, offset=time, silu=True)
+        h = self.conv2(h)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fromnoise.nn.attention import AttentionBlock
@@ -189,7 +188,7 @@ class UNet(nn.Module):
         x = self.mid_block(x, time)
         for block in self.up_blocks:
             x = block(x, time, skips)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
     def _time(self, timestep: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Time and class as the one vector that reaches every residual block."""
