@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ usage: fromnoise COMMAND ...
   sample MODEL [options]             images out of noise, as a PNG grid, a folder or an array
   train PRESET|FILE.toml [options]   trains a model; presets: {", ".join(preset_names())}
   evaluate MODEL [options]           how good its images are, in figures
+  results [options]                  writes the README's table of results, from stored measurements
 
 fromnoise COMMAND --help tells the options of each.
 """
@@ -58,12 +60,12 @@ class _Drawing:
     """a shipped name, a model directory (of fromnoise or diffusers), or a hub id"""
     classes: Annotated[str | None, _unset("0,1,2", "all")] = None
     """class numbers with commas, repeated in order until there are n images"""
-    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ddpm"
-    """ddpm (ancestral: noise is added back at each step), ddim (deterministic, unless eta is above 0), euler (the same
-    as ddim), heun, dpmpp-2m or dpmpp-2m-sde (with noise added back)"""
-    steps: Annotated[int | None, _unset("N", "30")] = None
-    """network evaluations for an image, twice that with guidance; heun takes two for each step but the last, DDPM was
-    published with 1000"""
+    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "dpmpp-2m"
+    """dpmpp-2m (DPM-Solver++, good in a dozen steps), dpmpp-2m-sde (with noise added back), ddpm (ancestral: noise is
+    added back at each step), ddim (deterministic, unless eta is above 0), euler (the same as ddim) or heun"""
+    steps: Annotated[int | None, _unset("N", "10 for dpmpp-2m, 30 for others")] = None
+    """network evaluations for an image, up to twice that with guidance; heun takes two for each step but the last, DDPM
+    was published with 1000"""
     spacing: Annotated[str | None, _unset("NAME", "the model's, karras for heun")] = None
     """which times are visited: leading, trailing, linspace, karras or log-snr"""
     eta: float = 0.0
@@ -74,11 +76,11 @@ class _Drawing:
     """keep each predicted image in range"""
     no_clip: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CLIP_OR_NOT, _unset("", "the model's")] = False
     """let each predicted image go out of range"""
-    guidance: Annotated[float | None, _unset("S", "3 if the model has a null class, else 1")] = None
+    guidance: Annotated[float | None, _unset("S", "1.25 if the model has a null class, else 1")] = None
     """how strongly the class is followed: 1 as trained, more exaggerates it and costs double"""
     guidance_rescale: Annotated[float, tyro.conf.arg(metavar="PHI")] = 0.0
     """how much of the contrast that guidance adds is taken back: 0 none, 1 all"""
-    guidance_interval: Annotated[tuple[float, float] | None, _unset("LO HI", "all")] = None
+    guidance_interval: Annotated[tuple[float, float] | None, _unset("LO HI", "all, 1.5 4 without --guidance")] = None
     """guide only above the noise level LO and up to HI (noise to signal, sigma / alpha): elsewhere it costs half"""
     seed: int = 0
     """image i is drawn from seed + i, whatever the batch size"""
@@ -121,13 +123,34 @@ class Evaluate(_Drawing):
 
     n: Annotated[int, tyro.conf.arg(metavar="N")] = 10_000
     """how many images; with fewer, distances come out too large"""
-    metrics: Annotated[str | None, _unset("accuracy,fd", "all that fit the model")] = None
-    """with commas: accuracy (is it the digit asked for?), fd (Frechet distance to test images, in the features of the
-    same classifier)"""
-    data: Annotated[str, tyro.conf.arg(metavar="NAME|DIR")] = "ylecun/mnist"
+    metrics: Annotated[str | None, _unset("accuracy,fd,...", "all that fit the model")] = None
+    """with commas: accuracy (is it the digit asked for?), fd (Frechet distance to real images, by features of the
+    classifier of digits that ships), fid (the same by Inception's features, for which pip install 'fromnoise[fid]'),
+    kid (kernel distance, unbiased), pr (precision and recall), nll (bits per dimension of real images: the variational
+    bound and the density of the ODE)"""
+    features: Annotated[
+        Literal["classifier", "inception"] | None,
+        _unset("classifier|inception", "classifier for images of 1x28x28, else inception"),
+    ] = None
+    """kid and pr: the features they go by"""
+    data: Annotated[str | None, _unset("NAME|DIR", "what the model was trained on")] = None
     """the real images: a hub id, or a folder with a local copy"""
+    nll_images: Annotated[int, tyro.conf.arg(metavar="N")] = 32
+    """nll: how many real images; each takes as long as 1600 network evaluations"""
+    reference: Literal["test", "train"] = "test"
+    """which split of the real images is compared with; many published FIDs are of train"""
     json: Annotated[Path | None, _unset("FILE", "none")] = None
     """also writes the figures, and what made them, to a file"""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Writes the README's table and plot of results, from the measurements in results/. Run it where README.md is."""
+
+    remeasure: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """first make the measurements again, which takes an hour or two; stopped, it goes on where it was"""
+    only: Annotated[str | None, _unset("NAME,NAME", "all in results/plan.toml")] = None
+    """with --remeasure: make only these"""
 
 
 @dataclass(frozen=True)
@@ -221,6 +244,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from fromnoise.evaluate.report import evaluate as run
+    from fromnoise.evaluate.report import evaluations_ahead, reference_of
     from fromnoise.files import written_whole
     from fromnoise.models import open_model
 
@@ -228,18 +252,37 @@ def evaluate(arguments: Sequence[str]) -> None:
     request = options.request(options.n)
     metrics = None if options.metrics is None else tuple(options.metrics.split(","))
     request.validate(model)
-    with tqdm(total=request.n * request.num_steps(model), unit="step", leave=False, disable=None) as bar:
-        report = run(model, request, metrics, options.data, progress=bar.update)
+    reference = reference_of(model, options.model, options.data, options.reference)
+    total = evaluations_ahead(model, request, metrics, options.nll_images)
+    with tqdm(total=total, unit="step", leave=False, disable=None) as bar:
+        more = {"features": options.features, "nll_images": options.nll_images}
+        report = run(model, request, metrics, reference, **more, progress=bar.update)
     print(f"{options.model}: {report.title}")
     for name, line in report.lines.items():
         print(f"{name:10}  {line}")
     if report.warning:
         print(f"{'note':10}  {report.warning}")
     if options.json is not None:
-        command = " ".join(["fromnoise evaluate", *arguments])
+        record = {"command": shlex.join(["fromnoise", "evaluate", *arguments]), "model": options.model, **report.record}
         with written_whole(options.json) as partial:
-            partial.write_text(json.dumps({"command": command, **report.record}, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         print(f"written: {options.json}")
+
+
+def results(arguments: Sequence[str]) -> None:
+    """``fromnoise results``."""
+    options = _parse(Results, "results", arguments)
+    if options.only is not None and not options.remeasure:
+        raise UserError("--only says what to measure again: give --remeasure, too")
+
+    from fromnoise.results import load_plan, remeasure, rewrite
+
+    folder, readme = Path("results"), Path("README.md")
+    plan = load_plan(folder)
+    if options.remeasure:
+        remeasure(plan, folder, evaluate, options.only.split(",") if options.only else ())
+    rewrite(plan, folder, readme)
+    print(f"written: {readme}")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -270,6 +313,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "sample": sample,
     "train": train,
     "evaluate": evaluate,
+    "results": results,
 }
 
 

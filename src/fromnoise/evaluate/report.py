@@ -1,15 +1,32 @@
 """Draws the images of a request, measures them, and says what was measured of what."""
 
+import importlib.metadata
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-
+from fromnoise import __version__
 from fromnoise.errors import UserError
-from fromnoise.evaluate.metrics import ENOUGH, METRICS, check_metrics, measure
-from fromnoise.generate import Request, generate
-from fromnoise.models import Model
+from fromnoise.evaluate.classifier import SHAPE
+from fromnoise.evaluate.likelihood import NLL_IMAGES, ODE_STEPS, measure_nll
+from fromnoise.evaluate.metrics import (
+    ENOUGH,
+    SPLIT_NAMES,
+    Measurement,
+    RealImages,
+    Reference,
+    check_metrics,
+    fitting_metrics,
+    load_real_images,
+    measure,
+)
+from fromnoise.generate import Request, generate, resolve_device
+from fromnoise.models import Model, shipped_models
+from fromnoise.train.config import load_config
+
+MNIST = "ylecun/mnist"
 
 
 @dataclass(frozen=True)
@@ -17,10 +34,10 @@ class Report:
     """What was measured.
 
     Attributes:
-        title: the images and how they were drawn, in a line.
+        title: the images, how they were drawn and what they are compared with, in a line.
         lines: each metric's figure in words, by its name.
         warning: what to beware of, or nothing.
-        record: all of it as plain values, for a file.
+        record: all of it as plain values, for a file; ``Request(**record["request"])`` draws the images again.
     """
 
     title: str
@@ -29,50 +46,172 @@ class Report:
     record: dict[str, Any]
 
 
+def reference_of(model: Model, name: str, data: str | None = None, split: str = "test") -> Reference | None:
+    """What a model's images are compared with.
+
+    Args:
+        name: of the model, as `open_model` takes it.
+        data: the real images, a hub id or a folder; none: those that the ``training.toml`` beside the model names, or
+            MNIST if there is none and the images have its size.
+        split: ``test`` or ``train``.
+
+    Returns:
+        none if nothing tells.
+
+    Raises:
+        UserError: the ``training.toml`` cannot be read.
+    """
+    shipped = {model.name: model.path for model in shipped_models()}
+    path = shipped.get(name, Path(name)) / "training.toml"
+    if path.is_file():
+        config = load_config(str(path)).data
+        return Reference(config.source if data is None else data, split, config.image_column, config.label_column)
+    source = MNIST if data is None and _shape(model) == SHAPE else data
+    return None if source is None else Reference(source, split)
+
+
+def _shape(model: Model) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a model draws."""
+    config = model.unet.config
+    return config.in_channels, config.sample_size, config.sample_size
+
+
 def evaluate(
     model: Model,
     request: Request,
-    metrics: tuple[str, ...] | None,
-    data: str,
+    metrics: tuple[str, ...] | None = None,
+    reference: Reference | None = None,
+    *,
+    features: str | None = None,
+    nll_images: int = NLL_IMAGES,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Draws and measures.
 
     Args:
-        metrics: of `METRICS`; none: all that fit the model.
-        data: the real images, a hub id or a folder.
+        metrics: of `METRICS`; none: all that fit the model but ``nll``, which draws nothing and takes long.
+        reference: the real images, for all but ``accuracy``.
+        features: by what ``kid`` and ``pr`` compare; none: by the classifier's where it fits, else by Inception's.
+        nll_images: of how many real images ``nll`` is measured.
+        progress: called with the number of network evaluations just done, of `evaluations_ahead`.
 
     Raises:
-        UserError: the request or a metric does not fit the model, or the data cannot be read.
+        UserError: the request or a metric does not fit the model, the data cannot be read, or Inception is not there.
     """
-    config = model.unet.config
-    if metrics is None:
-        metrics = METRICS if model.num_classes else ("fd",)
-    check_metrics(metrics, (config.in_channels, config.sample_size, config.sample_size), model.num_classes)
+    shape = _shape(model)
+    metrics = metrics or fitting_metrics(shape, model.class_names)
+    judges = check_metrics(metrics, shape, model.class_names, request.n, features)
     request.validate(model)
-    if "fd" in metrics and request.n < 2:
-        raise UserError("fd is a distance between many images: --n must be at least 2")
-    measured = measure(metrics, lambda: generate(model, request, progress), request.labels(model), data)
+    compares = bool(set(judges) - {"accuracy"})
+    if (compares or "nll" in metrics) and reference is None:
+        raise UserError("which real images? The model does not tell what it was trained on: give --data")
+    labels = request.labels(model)
+    real = load_real_images(reference, shape, request.n, labels) if reference and compares else None
+    explained = reference.load(shape, labelled=bool(model.num_classes)) if reference and "nll" in metrics else None
+    device = resolve_device(request.device)
+    measured: dict[str, Measurement] = {}
+    if judges:
+        measured = measure(judges, lambda: generate(model, request, progress), labels, real, device)
+    if explained is not None:
+        measured |= measure_nll(
+            model,
+            explained,
+            n=nll_images,
+            ode_steps=_ode_steps(model),
+            seed=request.seed,
+            device=request.device,
+            dtype=request.dtype,
+            progress=progress,
+        )
+    drawn = _drawn(model, request)
+    title = f"{SPLIT_NAMES[reference.split]} of {reference.name}" if reference and not judges else ""
+    return Report(
+        title or _title(drawn, request, real),
+        {name: figure.meaning for name, figure in measured.items()},
+        _warning(request.n, judges),
+        drawn
+        | {
+            "device": device.type,
+            "request": asdict(request),
+            "reference": None if real is None else _described(real),
+            "metrics": {name: asdict(figure) for name, figure in measured.items()},
+            "fromnoise": __version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "torchmetrics")},
+        },
+    )
 
-    guidance, steps = request.guidance_scale(model), request.num_steps(model)
-    evaluations = request.evaluations(model)
-    drawn = {
+
+def evaluations_ahead(
+    model: Model, request: Request, metrics: tuple[str, ...] | None, nll_images: int = NLL_IMAGES
+) -> int:
+    """How many evaluations of the network `evaluate` takes, guidance not counted."""
+    drawing = request.n * request.num_steps(model) if metrics is None or set(metrics) != {"nll"} else 0
+    explaining = nll_images * (model.scheduler.num_train_timesteps + 4 * _ode_steps(model))
+    return drawing + (explaining if metrics and "nll" in metrics else 0)
+
+
+def _ode_steps(model: Model) -> int:
+    return min(ODE_STEPS, model.scheduler.num_train_timesteps - 1)
+
+
+def _drawn(model: Model, request: Request) -> dict[str, Any]:
+    """How the images are drawn, with what the request leaves to the model."""
+    scheduler, guidance, levels = model.scheduler, request.guidance_scale(model), request.guided_levels()
+    return {
         "n": request.n,
+        "classes": request.classes,
         "sampler": request.sampler,
-        "steps": steps,
-        "evaluations": evaluations,
+        "steps": request.num_steps(model),
+        "evaluations": request.evaluations(model),
+        "spacing": request.spacing or ("karras" if request.sampler == "heun" else scheduler.timestep_spacing),
+        "eta": request.eta if request.sampler == "ddim" else None,
+        "variance": (request.variance or scheduler.variance_type) if request.sampler == "ddpm" else None,
+        "clip": scheduler.clip_sample if request.clip is None else request.clip,
         "guidance": guidance,
+        "guidance_interval": None if guidance == 1 or levels == (0, math.inf) else levels,
+        "guidance_rescale": request.guidance_rescale,
         "seed": request.seed,
         "dtype": request.dtype,
     }
+
+
+def _title(drawn: dict[str, Any], request: Request, real: RealImages | None) -> str:
+    """What was drawn, and what it is compared with; of what is left to the model, only what differs much."""
+    classes = f" of classes {','.join(map(str, request.classes))}" if request.classes else ""
+    settings = [f"{drawn['steps']} steps", f"{drawn['spacing']} spacing"]
+    if request.eta:
+        settings.append(f"eta {request.eta:g}")
+    if request.variance is not None:
+        settings.append(f"variance {request.variance}")
+    if request.clip is not None:
+        settings.append("clipped" if request.clip else "not clipped")
+    settings.append(f"guidance {drawn['guidance']:g}")
+    if drawn["guidance_interval"] is not None:
+        settings.append("only at noise levels {:g} to {:g}".format(*drawn["guidance_interval"]))
+    if request.guidance_rescale:
+        settings.append(f"rescaled by {request.guidance_rescale:g}")
     title = (
-        f"{request.n} images of {request.sampler}, {steps} steps, guidance {guidance:g}: {evaluations} network "
+        f"{request.n} images{classes} by {request.sampler}, {', '.join(settings)}: {drawn['evaluations']} network "
         f"evaluations each; seed {request.seed}, {request.dtype}"
     )
-    few = "fd" in metrics and request.n < ENOUGH
-    return Report(
-        title,
-        {name: figure.meaning for name, figure in measured.items()},
-        f"the distance of {request.n} images comes out too large: compare it with none of {ENOUGH}" if few else "",
-        drawn | {"torch": torch.__version__, "metrics": {name: asdict(figure) for name, figure in measured.items()}},
-    )
+    if real is None:
+        return title
+    return f"{title}; against {len(real.pixels)} {SPLIT_NAMES[real.reference.split]} of {real.reference.name}"
+
+
+def _described(real: RealImages) -> dict[str, Any]:
+    return {
+        "name": real.reference.name,
+        "split": real.reference.split,
+        "size": len(real.pixels),
+        "shape": list(real.pixels.shape[1:]),
+        "checksum": real.checksum,
+    }
+
+
+def _warning(n: int, judges: dict[str, str]) -> str:
+    if n >= ENOUGH or not judges:
+        return ""
+    if {"fd", "fid"} & set(judges):
+        return f"the distance of {n} images comes out too large: compare it with none of {ENOUGH}"
+    return f"{n} images are few: compare with no figure of {ENOUGH}"
