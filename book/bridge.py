@@ -32,6 +32,7 @@ DERIVATION_ONLY = {
     "cfg-gauss",
     "dsm",
     "cdf-invariant",
+    "i-mmse",
 }
 """Labels of equations that prove or explain others, and are computed by no function."""
 
