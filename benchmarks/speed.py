@@ -27,7 +27,7 @@ from measure import Case, forward_flops, interleaved, machine, parameters, peak_
 from report import render
 
 BATCH = 128
-SECTIONS = ("training", "sampling", "profile", "memory")
+SECTIONS = ("training", "sampling", "digits", "profile", "memory")
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = Path("out/benchmarks")
 COMPILED, EAGER, FP32 = "fromnoise, compiled", "fromnoise, eager", "fromnoise, eager, fp32"
@@ -119,6 +119,31 @@ def sampling(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def digits(options: argparse.Namespace) -> dict[str, Any]:
+    """Images a second as by default, and by ancestral sampling in 1000 steps written the usual way."""
+    count, steps = (16, 2) if options.quick else (1000, 20)
+    model = ours.model(ours.PRESET)
+    cases = {}
+    for dtype in ("fp32", "bf16"):
+        request = Request(n=count, device="cpu", dtype=dtype)
+        cases[f"fromnoise, as by default, {dtype}"] = Case(functools.partial(generate, model, request), count)
+    peer, batch = peers.diffusers_peer(model.unet.config, 1), min(64, count)
+    share = steps / peers.STEPS  # of the way from noise to image
+    cases[f"{DIFFUSERS}, {peers.STEPS} steps, fp32"] = Case(functools.partial(peer.sample, batch, steps), batch * share)
+    rates = interleaved(cases, options.rounds, options.quick)
+    slow = rates[f"{DIFFUSERS}, {peers.STEPS} steps, fp32"]
+    return {
+        "preset": ours.PRESET,
+        "images": count,
+        "evaluations": Request().evaluations(model),
+        "timed_steps": steps,
+        "cases": {
+            name: {"images_per_second": summary(rate), "rounds": rate, "times_slow": ratios(rate, slow)}
+            for name, rate in rates.items()
+        },
+    }
+
+
 def profile(options: argparse.Namespace) -> dict[str, Any]:
     """Where the time of an eager step goes."""
     config = ours.configuration(ours.PRESET, compiled=False, batch_size=4 if options.quick else None)
@@ -132,7 +157,13 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     return {"presets": memory.measure(options.quick)}
 
 
-MEASURE = {"training": training, "sampling": sampling, "profile": profile, "memory": measure_memory}
+MEASURE = {
+    "training": training,
+    "sampling": sampling,
+    "digits": digits,
+    "profile": profile,
+    "memory": measure_memory,
+}
 
 
 def main(arguments: list[str]) -> None:

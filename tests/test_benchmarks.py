@@ -142,6 +142,13 @@ def test_page():
                 "peak": {"best": "big", "flops_per_second": {"big": one(5e11)}},
             },
             "sampling": {"preset": "p", "images": 64, "steps": 30, "cases": {"ours": drawn}},
+            "digits": {
+                "preset": "p",
+                "images": 1000,
+                "evaluations": 12,
+                "timed_steps": 20,
+                "cases": {"ours": {"images_per_second": one(40.0), "times_slow": one(101.0), "rounds": []}},
+            },
             "profile": {"preset": "p", "steps": 5, "fractions": {"convolution": 0.4239}},
             "memory": {"presets": {"p": {"import": {"bytes": 2**28}, "sample": {"failed": "exit status 1"}}}},
         }
@@ -150,6 +157,7 @@ def test_page():
     assert "| ours | 200 (100 to 400) | 4 (2 to 8) | 6 (3 to 12) | 3.94 | 824 | 44% |" in rows
     assert "| big | 500 (250 to 1,000) |" in rows
     assert "| ours | 1,234 (617 to 2,468) | 1.5 (0.75 to 3) | 3 (1.5 to 6) |" in rows
+    assert "| ours | 25 | 40 (20 to 80) | 101 (50.5 to 202) |" in rows
     assert "| convolution | 42.4% |" in rows
     assert "| p | 0.25 | exit status 1 |" in rows
     assert "bf16 instructions: none" in text and "mean nothing" not in text
