@@ -1,5 +1,6 @@
 # make demo: install and draw digits.   make test: install what the tests need and run them.
 # make bench: speed and memory, beside other libraries; make bench BENCH=--quick: does it run at all?
+# make results: the README's table of results from what was measured; make results RESULTS=--remeasure measures again.
 # make book: the book as a site.   make notebooks: execute its chapters anew.   make check-book: are they still true?
 
 PYTHON ?= python3
@@ -7,8 +8,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 BENCH  :=
+RESULTS :=
 
-.PHONY: demo test test-full bench notebooks check-book book clean
+.PHONY: demo test test-full bench results notebooks check-book book clean
 
 demo: $(VENV)/installed
 	$(BIN)/fromnoise sample mnist --n 30 --out out/mnist.png
@@ -25,6 +27,9 @@ test-full: $(VENV)/installed-test
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/speed.py $(BENCH)
+
+results: $(VENV)/installed-test
+	$(BIN)/fromnoise results $(RESULTS)
 
 notebooks: $(VENV)/installed-test
 	$(BIN)/python book/notebooks.py write

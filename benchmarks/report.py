@@ -116,7 +116,7 @@ def _digits(digits: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            "## A dozen evaluations and a thousand",
+            f"## {digits['evaluations']} evaluations and a thousand steps",
             f"{digits['images']:,} digits by `{digits['preset']}` as `fromnoise sample` draws them by default, in "
             f"{digits['evaluations']} evaluations of the network each; and by ancestral sampling in 1000 steps as it "
             "is usually written: the same network in diffusers, fp32, 64 images at a time. The time of the latter is "

@@ -258,30 +258,21 @@ def test_every_option_reaches_the_sampler(say, conditional):
     few = (conditional, "--steps", "3", "--n", "4")
     default = drawn(say, *few)
     assert np.array_equal(drawn(say, *few), default)
-    same = [
-        "--sampler=dpmpp-2m",
-        "--guidance=1.25",
-        "--guidance-interval=1.5",
-        "4",
-        "--seed=0",
-        "--clip",
-        "--spacing=trailing",
-        "--dtype=fp32",
-    ]
+    same = ["--sampler=dpmpp-2m-sde", "--guidance=1", "--seed=0", "--clip", "--spacing=trailing", "--dtype=fp32"]
     assert np.array_equal(drawn(say, *few, *same, "--device=cpu", "--batch-size", "1", "--classes", "0,1,2"), default)
     others = [
         ["--sampler", "ddim"],
         ["--sampler", "ddim", "--eta", "0.5"],
         ["--sampler", "heun"],
         ["--sampler", "ddpm"],
-        ["--sampler", "dpmpp-2m-sde"],
-        ["--guidance-rescale", "0.7"],
-        ["--guidance-interval", "0.5", "5"],
+        ["--sampler", "dpmpp-2m"],
+        ["--guidance", "3"],
+        ["--guidance", "3", "--guidance-rescale", "0.7"],
+        ["--guidance", "3", "--guidance-interval", "0.5", "5"],
         ["--spacing", "karras"],
         ["--spacing", "log-snr"],
         ["--sampler", "ddpm", "--variance", "fixed_large"],
         ["--seed", "1"],
-        ["--guidance", "1"],
         ["--guidance", "0"],
         ["--spacing", "linspace"],
         ["--spacing", "leading"],
@@ -312,7 +303,7 @@ def test_default_steps(say, unconditional, monkeypatch):
     drawn(say, unconditional, "--n", "1", "--sampler", "ddpm")
     drawn(say, unconditional, "--n", "1", "--steps", "9")
     drawn(say, unconditional, "--n", "1", "--steps", "9", "--sampler", "heun")  # nine evaluations
-    assert taken == [10, 20, 9, 5]
+    assert taken == [11, 20, 9, 5]
 
 
 def test_sample_from_a_directory_of_diffusers(say, tmp_path):

@@ -1,7 +1,6 @@
 """From a request to images: which noise, which classes, which settings, and that images do not know of each other."""
 
 import copy
-import math
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -183,7 +182,7 @@ def test_the_label_matters_and_so_does_the_guidance(conditional):
 @pytest.mark.parametrize(
     ("sampling", "steps"),
     [
-        ({}, 10),
+        ({}, 11),
         ({"sampler": "ddim"}, 20),
         ({"steps": 7}, 7),
         ({"sampler": "dpmpp-2m", "steps": 3}, 3),
@@ -214,24 +213,13 @@ def test_default_steps_of_a_thousand(unconditional):
     model = open_model(unconditional)
     model.scheduler = replace(model.scheduler, num_train_timesteps=4000)
     assert [Request(sampler=name).num_steps(model) for name in ("ddpm", "ddim", "heun")] == [30, 30, 15]
-    assert Request().num_steps(model) == Request(sampler="dpmpp-2m").num_steps(model) == 10
+    assert Request().num_steps(model) == Request(sampler="dpmpp-2m").num_steps(model) == 11
 
 
-def test_guidance_as_by_default(conditional, unconditional):
-    """A little, and not at all levels; whoever says how much has it at all of them, unless he says where."""
-    model = open_model(conditional)
-    assert Request().guidance_scale(model) == 1.25 and Request().guided_levels() == (1.5, 4.0)
-    assert Request(guidance=2.0).guided_levels() == (0.0, math.inf)
-    assert Request(guidance=2.0, guidance_interval=(0.5, 5.0)).guided_levels() == (0.5, 5.0)
-    assert Request(guidance_interval=(0.5, 5.0)).guidance_scale(model) == 1.25
-    assert Request().guidance_scale(open_model(unconditional)) == 1.0
-    levels = model.scheduler.schedule().noise_to_signal(torch.tensor(Request().times(model)[:-1], dtype=torch.float64))
-    within = int(((levels > 1.5) & (levels <= 4.0)).sum())
-    assert Request().evaluations(model) == Request().num_steps(model) + within
-
-
-def test_a_dozen_evaluations_as_by_default():
-    assert Request().evaluations(open_model("mnist-conditional")) == 12
+def test_eleven_evaluations_as_by_default():
+    model = open_model("mnist-conditional")
+    assert Request().evaluations(model) == 11
+    assert Request(guidance=2.0).evaluations(model) == 22
 
 
 def test_the_interval_is_of_noise_levels(conditional, monkeypatch):

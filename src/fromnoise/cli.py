@@ -60,12 +60,12 @@ class _Drawing:
     """a shipped name, a model directory (of fromnoise or diffusers), or a hub id"""
     classes: Annotated[str | None, _unset("0,1,2", "all")] = None
     """class numbers with commas, repeated in order until there are n images"""
-    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "dpmpp-2m"
-    """dpmpp-2m (DPM-Solver++, good in a dozen steps), dpmpp-2m-sde (with noise added back), ddpm (ancestral: noise is
-    added back at each step), ddim (deterministic, unless eta is above 0), euler (the same as ddim) or heun"""
-    steps: Annotated[int | None, _unset("N", "10 for dpmpp-2m, 30 for others")] = None
-    """network evaluations for an image, up to twice that with guidance; heun takes two for each step but the last, DDPM
-    was published with 1000"""
+    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "dpmpp-2m-sde"
+    """dpmpp-2m-sde (DPM-Solver++ with noise added back at each step, good in a dozen steps), dpmpp-2m (without), ddpm
+    (ancestral), ddim (deterministic, unless eta is above 0), euler (the same as ddim) or heun"""
+    steps: Annotated[int | None, _unset("N", "11 for dpmpp-2m and -sde, else 30")] = None
+    """network evaluations for an image, twice that with guidance; heun takes two for each step but the last, DDPM was
+    published with 1000"""
     spacing: Annotated[str | None, _unset("NAME", "the model's, karras for heun")] = None
     """which times are visited: leading, trailing, linspace, karras or log-snr"""
     eta: float = 0.0
@@ -76,11 +76,11 @@ class _Drawing:
     """keep each predicted image in range"""
     no_clip: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CLIP_OR_NOT, _unset("", "the model's")] = False
     """let each predicted image go out of range"""
-    guidance: Annotated[float | None, _unset("S", "1.25 if the model has a null class, else 1")] = None
+    guidance: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0
     """how strongly the class is followed: 1 as trained, more exaggerates it and costs double"""
     guidance_rescale: Annotated[float, tyro.conf.arg(metavar="PHI")] = 0.0
     """how much of the contrast that guidance adds is taken back: 0 none, 1 all"""
-    guidance_interval: Annotated[tuple[float, float] | None, _unset("LO HI", "all, 1.5 4 without --guidance")] = None
+    guidance_interval: Annotated[tuple[float, float] | None, _unset("LO HI", "all")] = None
     """guide only above the noise level LO and up to HI (noise to signal, sigma / alpha): elsewhere it costs half"""
     seed: int = 0
     """image i is drawn from seed + i, whatever the batch size"""

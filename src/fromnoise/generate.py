@@ -28,10 +28,8 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "dpmpp-2m-sde": solvers.dpmpp_2m_sde,
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-DEFAULT_SAMPLER, DEFAULT_STEPS = "dpmpp-2m", 10
+DEFAULT_SAMPLER, DEFAULT_STEPS = "dpmpp-2m-sde", 11
 DEFAULT_STEPS_OF_OTHERS = 30
-DEFAULT_GUIDANCE, DEFAULT_INTERVAL = 1.25, (1.5, 4.0)
-"""a little, where it is decided what becomes of the noise: of 10 steps on the cosine schedule, two are guided"""
 
 
 @dataclass(frozen=True)
@@ -43,19 +41,17 @@ class Request:
     """repeated in order until there are n images; none: all classes, where there are any"""
     sampler: str = DEFAULT_SAMPLER
     steps: int | None = None
-    """how often the network is asked for an image, guidance not counted; none: 10, 30 for any other sampler than
-    dpmpp-2m, or as many as there are steps"""
+    """how often the network is asked for an image, guidance not counted; none: 11, 30 for any other sampler than
+    dpmpp-2m-sde and dpmpp-2m, or as many as there are steps"""
     spacing: str | None = None
     """none: karras for heun"""
     eta: float = 0.0
     variance: str | None = None
     clip: bool | None = None
-    guidance: float | None = None
-    """none: 1.25 for a model with a null class, else 1"""
+    guidance: float = 1.0
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
-    """the noise levels sigma / alpha that are guided, above the first and up to the second; none: all, or 1.5 to 4 if
-    the guidance is none, too"""
+    """the noise levels sigma / alpha that are guided, above the first and up to the second; none: all"""
     seed: int = 0
     batch_size: int = 64
     device: str = "auto"
@@ -87,7 +83,7 @@ class Request:
             raise UserError(f"eta belongs to the ddim sampler; {self.sampler} has none")
         if self.variance and self.sampler != "ddpm":
             raise UserError(f"variance belongs to the ddpm sampler; {self.sampler} has none")
-        guidance = self.guidance_scale(model)
+        guidance = self.guidance
         if not math.isfinite(guidance):
             raise UserError(f"guidance must be a finite number, not {guidance}")
         if not 0 <= self.guidance_rescale <= 1:
@@ -114,7 +110,7 @@ class Request:
 
     def num_steps(self, model: Model) -> int:
         """How many steps are taken; one of Heun's asks the network twice, but for the last."""
-        usual = DEFAULT_STEPS if self.sampler == DEFAULT_SAMPLER else DEFAULT_STEPS_OF_OTHERS
+        usual = DEFAULT_STEPS if self.sampler in (DEFAULT_SAMPLER, "dpmpp-2m") else DEFAULT_STEPS_OF_OTHERS
         evaluations = self.steps or min(usual, model.scheduler.num_train_timesteps)
         return (evaluations + 1) // 2 if self.sampler == "heun" else evaluations
 
@@ -123,9 +119,9 @@ class Request:
         asked_at = self.times(model)[:-1]
         if self.sampler == "heun":  # at both ends of each step but the last
             asked_at += asked_at[1:]
-        low, high = self.guided_levels()
+        low, high = self.guidance_interval or (0, math.inf)
         levels = model.scheduler.schedule().noise_to_signal(torch.tensor(asked_at, dtype=torch.float64))
-        guided = (levels > low) & (levels <= high) & (self.guidance_scale(model) not in (0, 1))
+        guided = (levels > low) & (levels <= high) & (self.guidance not in (0, 1))
         return len(asked_at) + int(guided.sum())
 
     def times(self, model: Model) -> list[float]:
@@ -135,18 +131,6 @@ class Request:
         return samplers.sampling_times(
             scheduler.schedule(), self.num_steps(model), samplers.Spacing(spacing), scheduler.steps_offset
         )
-
-    def guidance_scale(self, model: Model) -> float:
-        """How strongly the class is followed; 1 is no guidance."""
-        if self.guidance is not None:
-            return self.guidance
-        return 1.0 if model.null_class is None else DEFAULT_GUIDANCE
-
-    def guided_levels(self) -> tuple[float, float]:
-        """The noise levels that are guided, above the first and up to the second."""
-        if self.guidance_interval is not None:
-            return self.guidance_interval
-        return DEFAULT_INTERVAL if self.guidance is None else (0.0, math.inf)
 
     def labels(self, model: Model) -> Tensor | None:
         """The class of each image, ``(n,)``; none for an unconditional model."""
@@ -217,14 +201,13 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
     scheduler = model.scheduler
     schedule = scheduler.schedule()
     denoise: Denoiser = NetworkDenoiser(predict, schedule, Prediction(scheduler.prediction_type))
-    guidance = request.guidance_scale(model)
-    if guidance != 1:
+    if request.guidance != 1:
         denoise = GuidedDenoiser(
             denoise,
-            guidance,
+            request.guidance,
             {"class_labels": torch.tensor(model.null_class)},
             rescale=request.guidance_rescale,
-            interval=request.guided_levels(),
+            interval=request.guidance_interval or (0, math.inf),
         )
     if scheduler.clip_sample if request.clip is None else request.clip:
         denoise = ClippedDenoiser(denoise, scheduler.clip_sample_range)

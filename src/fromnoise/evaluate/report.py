@@ -1,7 +1,6 @@
 """Draws the images of a request, measures them, and says what was measured of what."""
 
 import importlib.metadata
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -156,7 +155,7 @@ def _ode_steps(model: Model) -> int:
 
 def _drawn(model: Model, request: Request) -> dict[str, Any]:
     """How the images are drawn, with what the request leaves to the model."""
-    scheduler, guidance, levels = model.scheduler, request.guidance_scale(model), request.guided_levels()
+    scheduler = model.scheduler
     return {
         "n": request.n,
         "classes": request.classes,
@@ -167,8 +166,8 @@ def _drawn(model: Model, request: Request) -> dict[str, Any]:
         "eta": request.eta if request.sampler == "ddim" else None,
         "variance": (request.variance or scheduler.variance_type) if request.sampler == "ddpm" else None,
         "clip": scheduler.clip_sample if request.clip is None else request.clip,
-        "guidance": guidance,
-        "guidance_interval": None if guidance == 1 or levels == (0, math.inf) else levels,
+        "guidance": request.guidance,
+        "guidance_interval": request.guidance_interval,
         "guidance_rescale": request.guidance_rescale,
         "seed": request.seed,
         "dtype": request.dtype,

@@ -1,0 +1,272 @@
+"""The README's table and plot of results, from stored measurements, and how these are made again.
+
+A folder holds ``plan.toml``, which says what is measured, and a JSON file for each measurement, as ``fromnoise evaluate
+--json`` writes it, with the command that made it. No figure of ours is typed.
+"""
+
+import json
+import shlex
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dacite
+
+from fromnoise.errors import UserError
+from fromnoise.files import written_whole
+
+BEGIN, END = "<!-- results: written by fromnoise results -->", "<!-- end of results -->"
+PLOT, FARTHEST, LEAST_READ = "quality.png", 4, 95
+"""the file, and what it has room for: so many times the distance of real images, and from so many percent on"""
+DONE = ".remeasured"
+"""names of the measurements that an unfinished remeasuring has made already"""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Quality by the number of steps: the same options for each sampler and number."""
+
+    options: str
+    samplers: list[str]
+    steps: list[int]
+
+    def names(self, *samplers: str) -> list[str]:
+        """Of the measurements of some samplers, or of all."""
+        return [f"{sampler}-{steps}" for sampler in samplers or self.samplers for steps in self.steps]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: options of ``fromnoise evaluate`` by the name of each measurement."""
+
+    models: dict[str, str]
+    likelihood: dict[str, str]
+    few_steps: dict[str, str]
+    curve: Curve
+    optional: dict[str, str] = field(default_factory=dict)
+    published: list[dict[str, str]] = field(default_factory=list)
+
+    def measurements(self) -> dict[str, list[str]]:
+        """The arguments of each measurement, quick ones and those that others wait for first."""
+        pairs = [(sampler, steps) for sampler in self.curve.samplers for steps in self.curve.steps]
+        options = [f"{self.curve.options} --sampler {sampler} --steps {steps}" for sampler, steps in pairs]
+        curve = dict(zip(self.curve.names(), options, strict=True))
+        everything = self.likelihood | self.models | curve | self.few_steps | self.optional
+        return {name: shlex.split(options) for name, options in everything.items()}
+
+
+def load_plan(folder: Path) -> Plan:
+    """The plan of a results folder.
+
+    Raises:
+        UserError: there is none, or it is not valid.
+    """
+    path = folder / "plan.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return dacite.from_dict(
+            Plan, {key.replace("-", "_"): value for key, value in table.items()}, dacite.Config(strict=True)
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): run this where fromnoise's README.md and results/ are"
+        ) from None
+    except (tomllib.TOMLDecodeError, dacite.DaciteError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def remeasure(
+    plan: Plan,
+    folder: Path,
+    evaluate: Callable[[Sequence[str]], None],
+    only: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Makes all measurements again, or some; a call after an interruption goes on where the last one stopped.
+
+    Args:
+        evaluate: ``fromnoise evaluate``, given its arguments.
+        only: names of measurements; none: all of them.
+
+    Returns:
+        the names of optional measurements that could not be made.
+
+    Raises:
+        UserError: a measurement that is not optional could not be made, or there is none of that name.
+    """
+    measurements = plan.measurements()
+    if unknown := set(only) - set(measurements):
+        raise UserError(f"no measurement {', '.join(sorted(unknown))} in the plan: there are {', '.join(measurements)}")
+    note, missed = folder / DONE, []
+    done = note.read_text().split() if note.exists() and not only else []
+    wanted = [name for name in only or measurements if name not in done]
+    for place, name in enumerate(wanted, start=1):
+        say(f"[{place} of {len(wanted)}] {name}")
+        try:
+            evaluate([*measurements[name], "--json", (folder / f"{name}.json").as_posix()])
+        except UserError as error:
+            if name not in plan.optional:
+                raise
+            missed.append(name)
+            say(f"{name} is left out: {error}")
+        if not only:
+            done.append(name)
+            with written_whole(note) as partial:
+                partial.write_text("\n".join(done))
+    if not only:
+        note.unlink(missing_ok=True)
+    return missed
+
+
+def rewrite(plan: Plan, folder: Path, readme: Path) -> None:
+    """Writes the table between the markers in the README, and the plot beside the measurements.
+
+    Raises:
+        UserError: a measurement is missing, the README has no markers, or matplotlib is not there.
+    """
+    measured = _read(plan, folder)
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {readme}: {error.strerror}") from None
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{readme} has no place for the results: it takes the lines {BEGIN} and {END}")
+    plot = folder / PLOT
+    section = render(plan, measured, plot.relative_to(readme.parent).as_posix())
+    draw(plan, measured, plot)
+    with written_whole(readme) as partial:
+        partial.write_text(f"{before}{BEGIN}\n\n{section}\n{END}{after}", encoding="utf-8")
+
+
+def _read(plan: Plan, folder: Path) -> dict[str, Any]:
+    measured = {}
+    for name in plan.measurements():
+        path = folder / f"{name}.json"
+        try:
+            measured[name] = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            if name not in plan.optional:
+                raise UserError(f"{path} is missing: fromnoise results --remeasure --only {name} makes it") from None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): --remeasure --only {name} makes it again") from None
+    return measured
+
+
+def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
+    """The section as Markdown."""
+    likelihood = {measured[name]["model"]: measured[name]["metrics"] for name in plan.likelihood}
+    rows = [_model_row(measured[name], likelihood) for name in plan.models]
+    rows += [_fid_row(measured[name]) for name in plan.optional if name in measured]
+    head = ["model", "sampler", "evaluations", "read as asked", "Fréchet distance", "times training images"]
+    head += ["precision", "recall", "bits/dim, ODE", "bits/dim, bound"]
+    first, curve = measured[next(iter(plan.models))], measured[next(iter(plan.curve.names()))]
+    real = first["reference"]
+    default, ancestral = (measured[name] for name in plan.few_steps)
+    published = [[row["model"], row["fid"], row.get("bits", ""), row["source"]] for row in plan.published]
+    named = (*plan.models, *plan.likelihood, *plan.few_steps)
+    parts = [
+        f"""Measured with {first["n"]:,} images each, against {real["size"]:,} {real["split"]} images of {real["name"]}.
+The Fréchet distance is by the features of the classifier of digits that ships, so it is no FID; beside it, how
+many times that of as many training images it is. A conditional model is asked for as many of each digit, which MNIST
+has not: in brackets, how many times that of as many of each among the training images. Evaluations are of the network,
+for one image, guided ones counted twice. Bits per dimension are of real test images, with a standard error.""",
+        _table(head, rows),
+        f"""{default["n"]:,} images each, in brackets the two halves of them. Drawn as by default, in
+{default["evaluations"]} evaluations, their Fréchet distance is {_with_halves(default, "fd", ".4f")}, and
+{_with_halves(default, "accuracy", ".2%")} are read as asked. By ancestral sampling, in
+{ancestral["evaluations"]} evaluations, it is {_with_halves(ancestral, "fd", ".4f")}, and
+{_with_halves(ancestral, "accuracy", ".2%")} are.""",
+        f"![Fréchet distance and accuracy by the number of evaluations]({plot})",
+        f"""Quality by the number of evaluations, {curve["n"]:,} images each without guidance, from the same noise. So
+few images make the distance too large by about as much as that of real images, the dotted line.""",
+        """What others report, as published and not measured here (FID by Inception's features on CIFAR-10, which
+compares with none of ours):""",
+        _table(["model", "FID", "bits/dim", "source"], published),
+        "The commands, which `fromnoise results --remeasure` runs again, with those of the plot, in an hour or two:",
+        "\n".join(f"- `{measured[name]['command']}`" for name in named),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
+    metrics, nll = record["metrics"], likelihood.get(record["model"], {})
+    accuracy = f"{metrics['accuracy']['value']:.2%}" if "accuracy" in metrics else ""
+    fd = metrics["fd"]
+    alike = fd["details"].get("real_of_these_classes")
+    return [
+        f"`{record['model']}`",
+        f"{record['sampler']}, {record['steps']} steps{_guidance(record)}",
+        str(record["evaluations"]),
+        accuracy,
+        f"{fd['value']:.4f}",
+        f"{fd['details']['ratio']:.2f}" + (f" ({fd['value'] / alike:.2f})" if alike else ""),
+        *(f"{metrics[name]['value']:.3f}" for name in ("precision", "recall")),
+        *(
+            f"{nll[name]['value']:.2f} ± {nll[name]['details']['standard_error']:.2f}" if nll else ""
+            for name in ("ode", "vlb")
+        ),
+    ]
+
+
+def _fid_row(record: dict[str, Any]) -> list[str]:
+    fid = record["metrics"]["fid"]["value"]
+    how = f"{record['sampler']}, {record['steps']} steps{_guidance(record)}"
+    return [f"`{record['model']}`", how, str(record["evaluations"]), "", f"FID {fid:.2f}", *[""] * 5]
+
+
+def _guidance(record: dict[str, Any]) -> str:
+    if record["guidance"] == 1:
+        return ""
+    interval = record["guidance_interval"]
+    return f", guidance {record['guidance']:g}" + (" between {:g} and {:g}".format(*interval) if interval else "")
+
+
+def _with_halves(record: dict[str, Any], metric: str, form: str) -> str:
+    found = record["metrics"][metric]
+    return f"{found['value']:{form}} ({' and '.join(format(half, form) for half in found['details']['halves'])})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
+    """The plot of quality by the number of evaluations."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("the plot needs matplotlib: pip install 'fromnoise[results]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    first = measured[plan.curve.names()[0]]["metrics"]["fd"]["details"]
+    real = first.get("real_of_these_classes", first["real"]["value"])
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    axes[0].axhline(real, color="grey", linestyle=":", linewidth=1.2, label="training images")
+    axes[0].set(ylim=(0, FARTHEST * real), ylabel="Fréchet distance", title="how far from real digits")
+    axes[1].set(ylim=(LEAST_READ, 100), ylabel="percent", title="read as the digit asked for")
+    for axis, metric, scale in zip(axes, ("fd", "accuracy"), (1, 100), strict=True):
+        outside = []
+        for sampler, mark in zip(plan.curve.samplers, "osv^Dx*", strict=False):
+            records = [measured[name] for name in plan.curve.names(sampler)]
+            evaluations = [record["evaluations"] for record in records]
+            values = [scale * record["metrics"][metric]["value"] for record in records]
+            axis.plot(evaluations, values, mark + "-", markersize=4, linewidth=1.2, label=sampler)
+            low, high = axis.get_ylim()
+            points = zip(evaluations, values, strict=True)
+            outside += [f"{sampler} at {n}: {value:.3g}" for n, value in points if not low <= value <= high]
+        if outside:
+            axis.text(0.98, 0.03, f"outside: {', '.join(outside)}", transform=axis.transAxes, ha="right", fontsize=8)
+        axis.set(xscale="log", xlabel="network evaluations for an image")
+        axis.set_xticks(plan.curve.steps, [str(steps) for steps in plan.curve.steps])
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=8)
+    with written_whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=130, metadata={"Software": None})
+    plt.close(figure)

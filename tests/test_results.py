@@ -1,0 +1,198 @@
+"""The table of results is made of stored measurements alone, and remeasuring goes on where it was stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fromnoise import results
+from fromnoise.cli import main
+from fromnoise.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PLAN = """
+[models]
+a = "one --n 10000"
+b = "two --n 10000"
+[likelihood]
+a-nll = "one --metrics nll"
+[few-steps]
+default = "one --n 5000"
+ancestral = "one --n 5000 --steps 250"
+[curve]
+options = "one --n 1000"
+samplers = ["ddim", "heun"]
+steps = [6, 12]
+[optional]
+theirs = "google/other"
+[[published]]
+model = "Theirs"
+fid = "3.17"
+bits = "3.75"
+source = "a paper"
+"""
+
+
+def record(arguments, value=0.25):
+    """What `fromnoise evaluate` would write."""
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    if options.get("--metrics") == "nll":
+        nll = {"value": 1.5, "details": {"standard_error": 0.125}}
+        metrics = {"vlb": nll, "ode": nll | {"value": 1.25}}
+    else:
+        details = {"halves": [0.125, 0.375], "ratio": 2.5, "real": {"value": 0.1}}
+        details |= {"real_of_these_classes": 0.2} if arguments[0] == "one" else {}
+        metrics = {name: {"value": value, "details": details} for name in ("accuracy", "fd", "precision", "recall")}
+    if arguments[0] == "two":
+        del metrics["accuracy"]
+    return {
+        "command": f"fromnoise evaluate {' '.join(arguments)}",
+        "model": arguments[0],
+        "n": int(options.get("--n", 100)),
+        "sampler": options.get("--sampler", "ddpm"),
+        "steps": int(options.get("--steps", 10)),
+        "evaluations": int(options.get("--steps", 10)) + 2,
+        "guidance": 1.5 if arguments[0] == "one" else 1,
+        "guidance_interval": [0.5, 5.0] if arguments[0] == "one" else None,
+        "reference": {"name": "mnist", "split": "test", "size": 10000},
+        "metrics": metrics,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "plan.toml").write_text(PLAN)
+    (tmp_path / "README.md").write_text(f"# Title\n\nBefore.\n\n{results.BEGIN}\nold\n{results.END}\n\nAfter.\n")
+    return tmp_path / "results"
+
+
+class Evaluate:
+    """Stands for the command; fails when it is told to."""
+
+    def __init__(self, fail_at=()):
+        self.seen, self.fail_at = [], fail_at
+
+    def __call__(self, arguments):
+        *arguments, option, path = arguments
+        assert option == "--json"
+        if arguments[0] in self.fail_at or Path(path).stem in self.fail_at:
+            raise UserError("it cannot be")
+        self.seen.append(Path(path).stem)
+        Path(path).write_text(json.dumps(record(arguments)))
+
+
+ALL = ["a-nll", "a", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "theirs"]
+
+
+def test_everything_in_the_plan_is_measured(folder):
+    evaluate = Evaluate()
+    assert results.remeasure(results.load_plan(folder), folder, evaluate) == []
+    assert evaluate.seen == ALL
+    assert not (folder / results.DONE).exists()
+
+
+def test_remeasuring_goes_on_where_it_stopped(folder):
+    plan = results.load_plan(folder)
+    with pytest.raises(UserError, match="cannot be"):
+        results.remeasure(plan, folder, Evaluate(fail_at=["ddim-12"]))
+    again = Evaluate()
+    results.remeasure(plan, folder, again)
+    assert again.seen == ALL[4:]
+    results.remeasure(plan, folder, full := Evaluate())
+    assert full.seen == ALL, "a finished remeasuring is begun anew"
+
+
+def test_some_are_measured_again(folder):
+    plan, evaluate = results.load_plan(folder), Evaluate()
+    results.remeasure(plan, folder, evaluate, only=["b"])
+    assert evaluate.seen == ["b"]
+    with pytest.raises(UserError, match="no measurement c in the plan: there are a-nll, a, b"):
+        results.remeasure(plan, folder, evaluate, only=["c"])
+
+
+def test_what_is_optional_may_be_missing(folder):
+    said = []
+    plan = results.load_plan(folder)
+    assert results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]), say=said.append) == ["theirs"]
+    assert said[-1] == "theirs is left out: it cannot be"
+    results.rewrite(plan, folder, folder.parent / "README.md")
+    assert "google/other" not in (folder.parent / "README.md").read_text()
+
+
+def test_the_readme_is_rewritten_between_the_markers(folder):
+    plan, readme = results.load_plan(folder), folder.parent / "README.md"
+    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
+    for _ in range(2):  # the second time nothing changes
+        results.rewrite(plan, folder, readme)
+        text = readme.read_text()
+    assert text.startswith(f"# Title\n\nBefore.\n\n{results.BEGIN}\n") and text.endswith(f"{results.END}\n\nAfter.\n")
+    assert "old" not in text
+    row = (
+        "| `one` | ddpm, 10 steps, guidance 1.5 between 0.5 and 5 | 12 | 25.00% | 0.2500 | 2.50 (1.25) | 0.250 | 0.250"
+    )
+    assert f"{row} | 1.25 ± 0.12 | 1.50 ± 0.12 |" in text
+    assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 | 2.50 | 0.250 | 0.250 |  |  |" in text
+    assert "| Theirs | 3.17 | 3.75 | a paper |" in text
+    assert "as published and not measured here" in text
+    assert "in\n252 evaluations, it is 0.2500 (0.1250 and 0.3750), and\n25.00% (12.50% and 37.50%) are." in text
+    assert "`fromnoise evaluate one --n 10000`" in text
+    assert (folder / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert "(results/quality.png)" in text
+
+
+def test_figures_come_from_the_files(folder):
+    plan, readme = results.load_plan(folder), folder.parent / "README.md"
+    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
+    (folder / "a.json").write_text(json.dumps(record(["one"], value=0.9375)))
+    results.rewrite(plan, folder, readme)
+    assert "93.75% | 0.9375" in readme.read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda folder: (folder / "b.json").unlink(), "b.json is missing: fromnoise results --remeasure --only b"),
+        (lambda folder: (folder / "b.json").write_text("{"), "b.json is damaged"),
+        (lambda folder: (folder.parent / "README.md").write_text("# Title"), "has no place for the results"),
+        (lambda folder: (folder.parent / "README.md").unlink(), "cannot read"),
+    ],
+)
+def test_what_is_missing_is_said_and_nothing_is_lost(folder, spoil, complaint):
+    plan, readme = results.load_plan(folder), folder.parent / "README.md"
+    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
+    spoil(folder)
+    before = readme.read_text() if readme.exists() else None
+    with pytest.raises(UserError, match=complaint):
+        results.rewrite(plan, folder, readme)
+    assert before == (readme.read_text() if readme.exists() else None)
+
+
+def test_the_command_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["results"]) == 2
+    assert "run this where fromnoise's README.md and results/ are" in capsys.readouterr().err
+
+
+def test_only_goes_with_remeasure(capsys):
+    assert main(["results", "--only", "mnist"]) == 2
+    assert "give --remeasure, too" in capsys.readouterr().err
+
+
+def test_the_readme_says_what_was_measured():
+    """The committed README is what the committed measurements make of it."""
+    folder = ROOT / "results"
+    plan = results.load_plan(folder)
+    section = results.render(plan, results._read(plan, folder), "results/quality.png")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{results.BEGIN}\n\n{section}\n{results.END}" in text
+    assert (folder / results.PLOT).exists()
+
+
+def test_commands_are_those_of_the_plan():
+    """No measurement was made with other options than the plan has now."""
+    folder = ROOT / "results"
+    plan = results.load_plan(folder)
+    for name, found in results._read(plan, folder).items():
+        words = ["fromnoise", "evaluate", *plan.measurements()[name], "--json", f"results/{name}.json"]
+        assert found["command"].replace("'", "") == " ".join(words).replace("'", "")
