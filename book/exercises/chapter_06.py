@@ -1,17 +1,8 @@
 """Checks of chapter 6."""
 
 import torch
-from torch import Tensor
 
-from exercises import Function, Wrong, exercise, expect
-
-
-def _same(got: object, other: Tensor | float) -> bool:
-    """Whether an answer is this particular, wrong, one."""
-    if not isinstance(got, Tensor | int | float):
-        return False
-    value, other = torch.as_tensor(got).double(), torch.as_tensor(other).double()
-    return value.shape == other.shape and torch.allclose(value, other, rtol=1e-4, atol=1e-7)
+from exercises import Function, Wrong, exercise, expect, same
 
 
 @exercise
@@ -30,7 +21,7 @@ def guided_guess(answer: Function) -> None:
         (s * c, "the unconditional guess is missing"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, u + s * (c - u), "begin at the unconditional guess and go s times the way to the conditional one")
     expect(answer(u, c, 0.0), u, "right for s = 2.5, but at s = 0 it must be the unconditional guess")
@@ -56,7 +47,7 @@ def guided_std(answer: Function) -> None:
         (d + s * (d_c - d), "the guesses are extrapolated along a line, but the standard deviations are not"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, truth, "Eq. cfg-gauss at r = 0 is d_c^(1 + w) d^(-w), and w = s - 1")
     expect(answer(d_c, d, 1.0), d_c, "right for s = 3, but at s = 1 it must be the class's own")
@@ -84,7 +75,7 @@ def drop_labels(answer: Function) -> None:
         (labels[~dropped], "pictures must not get lost: the labels are replaced, not removed"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     if torch.is_tensor(got) and got.shape == labels.shape and torch.equal(got, labels):
         raise Wrong("no label was replaced")

@@ -3,17 +3,8 @@
 import math
 
 import torch
-from torch import Tensor
 
-from exercises import Function, Wrong, exercise, expect
-
-
-def _same(got: object, other: Tensor | float) -> bool:
-    """Whether an answer is this particular, wrong, one."""
-    if not isinstance(got, Tensor | int | float):
-        return False
-    value, other = torch.as_tensor(got).double(), torch.as_tensor(other).double()
-    return value.shape == other.shape and torch.allclose(value, other, rtol=1e-4, atol=1e-7)
+from exercises import Function, Wrong, exercise, expect, same
 
 
 @exercise
@@ -30,7 +21,7 @@ def euler_step(answer: Function) -> None:
         (y + r_next * noise, "go by how much the noise level falls, r_next - r"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, y + (r_next - r) * noise, "from y go (r_next - r) times the direction (y - x0_hat) / r")
     expect(answer(y, x0_hat, r, 0.0), x0_hat, "right for r_next = 0.5, but at r_next = 0 it must be the guess")
@@ -51,7 +42,7 @@ def guess_ahead(answer: Function) -> None:
         (now, "that leaves the guess as it is, which is DDIM"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, now + h / 2 * rise, "the guess rises by (now - before) / h_before for each unit, and h / 2 lie ahead")
 
@@ -67,7 +58,7 @@ def added_std(answer: Function) -> None:
         (r_raised, "the noise that is there counts already: subtract its variance"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, math.sqrt(r_raised**2 - r**2), "r^2 plus the variance that is added must be r_raised^2")
     expect(answer(1.5, 1.5), 0.0, "right for 0.6 and 1, but if the level stays as it is nothing is added")

@@ -3,17 +3,8 @@
 import math
 
 import torch
-from torch import Tensor
 
-from exercises import Function, Wrong, exercise, expect
-
-
-def _same(got: object, other: Tensor | float) -> bool:
-    """Whether an answer is this particular, wrong, one."""
-    if not isinstance(got, Tensor | int | float):
-        return False
-    value, other = torch.as_tensor(got).double(), torch.as_tensor(other).double()
-    return value.shape == other.shape and torch.allclose(value, other, rtol=1e-4, atol=1e-7)
+from exercises import Function, Wrong, exercise, expect, same
 
 
 @exercise
@@ -33,7 +24,7 @@ def grey_level_bits(answer: Function) -> None:
         (log_density / dims / math.log(2) + scale, "the surprise is minus the logarithm of the density"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, nats / math.log(2) + scale, "bits are -log p / (dims ln 2), plus log2 of how much a pixel is stretched")
 
@@ -63,7 +54,7 @@ def frechet_of_features(answer: Function) -> None:
         ),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, (means + stds).sum(), "it is the sum over the features of (mean_1 - mean_2)^2 + (std_1 - std_2)^2")
     expect(answer(mean_1, std_1, mean_1, std_1), 0.0, "right for different laws, but from a law to itself it must be 0")
@@ -86,7 +77,7 @@ def likeness_within(answer: Function) -> None:
         (others, "that is the sum; the average is due"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, others / (count * (count - 1)), "average (x.y / D + 1)^3 over all pairs of two different points")
 
@@ -115,6 +106,6 @@ def covered_share(answer: Function) -> None:
         (1 - share, "that is the share outside"),
     ]
     for value, hint in wrong:
-        if _same(got, value):
+        if same(got, value):
             raise Wrong(hint)
     expect(got, share, "count the points that lie in one ball at least, and divide by the number of points")
