@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +104,13 @@ def import_ddp() -> Any:
     stubs = {name: ModuleType(name) for name in names}
     stubs["torchvision"].transforms = stubs["torchvision.transforms"]  # type: ignore[attr-defined]
     stubs["torchvision"].utils = stubs["torchvision.utils"]  # type: ignore[attr-defined]
-    with patch.dict(sys.modules, {name: stubs[name] for name in names if name not in sys.modules}):
+    lent = {name: stubs[name] for name in names if name not in sys.modules}
+    sys.modules.update(lent)
+    try:  # not patch.dict, which would also forget all else that is imported here, and numpy loads only once
         from denoising_diffusion_pytorch import denoising_diffusion_pytorch as module
+    finally:
+        for name in lent:
+            del sys.modules[name]
     module.tqdm = lambda values, **options: values  # no bars between our own lines
     return module
 
