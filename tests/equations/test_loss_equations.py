@@ -7,7 +7,7 @@ import sympy as sp
 import torch
 
 from fromnoise.diffusion.exact import gaussian_denoiser
-from fromnoise.diffusion.losses import Weighting, loss_weight, min_snr_weight, squared_error
+from fromnoise.diffusion.losses import Weighting, logit_normal_time, loss_weight, min_snr_weight, squared_error
 from fromnoise.diffusion.parameterization import (
     Prediction,
     error_scale,
@@ -171,3 +171,27 @@ def test_min_snr__equal_losses(generator):
     ]
     for loss in losses:
         torch.testing.assert_close(loss, losses[1], rtol=1e-8, atol=0)
+
+
+def test_logit_normal():
+    """The times' density is the law's: it integrates to 1, and so much of it is below each time as was asked for."""
+    edges = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    t = (edges[1:] + edges[:-1]) / 2
+    for mean, std in [(0.6, 0.8), (0.0, 1.0), (-1.0, 0.5)]:
+        normal = torch.distributions.Normal(torch.tensor(mean).double(), torch.tensor(std).double())
+        density = normal.log_prob(torch.log(t / (1 - t))).exp() / (t * (1 - t))
+        below = density.cumsum(0) / len(t)
+        assert abs(below[-1] - 1) < 1e-6
+        for quantile in (0.01, 0.2, 0.5, 0.9, 0.999):
+            time = logit_normal_time(torch.tensor(quantile, dtype=torch.float64), mean, std)
+            assert abs(below[int(time * len(t))] - quantile) < 2e-5
+
+
+def test_logit_normal__ends():
+    """The whole law lies between the ends, the median's logit is its mean, and its order is the quantiles'."""
+    quantiles = torch.linspace(0, 1, 101)
+    times = logit_normal_time(quantiles)
+    assert times[0] == 0
+    assert times[-1] == 1
+    assert (times.diff() > 0).all()
+    torch.testing.assert_close(torch.logit(times[50]), torch.tensor(0.6))

@@ -9,6 +9,7 @@ from runs import assert_same_run, checkpoint_steps, final_state, finish, kill_wh
 
 EAGER = ("--train.compile", "no")
 COMPILED = ("--train.compile", "yes")
+MUON = (*EAGER, "--train.optimizer", "muon", "--diffusion.times", "middle")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,15 @@ def test_killed_at_several_moments(uninterrupted, tmp_path):
     steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [json.loads(line)["step"] for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     assert not list(out.rglob(".partial*"))
+
+
+def test_killed_with_another_optimiser(uninterrupted, tmp_path):
+    reference, out = tmp_path / "reference", tmp_path / "run"
+    finish(start(reference, *MUON))
+    kill_when(start(out, *MUON), lambda: logged_step(out) >= 24)
+    finish(start(out, *MUON, "--resume"))
+    assert_same_run(out, reference)
+    assert final_state(reference).keys() != final_state(uninterrupted).keys(), "no weight was moved by Muon"
 
 
 def test_killed_while_the_model_is_exported(uninterrupted, tmp_path):

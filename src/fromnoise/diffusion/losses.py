@@ -79,6 +79,21 @@ def vlb_weight(schedule: NoiseSchedule, t: Tensor) -> Tensor:
     return torch.where(t > 1, weight, torch.full_like(weight, first))
 
 
+def logit_normal_time(quantile: Tensor, mean: float = 0.6, std: float = 0.8) -> Tensor:
+    """The time as a fraction of T, below which a logit-normal law has ``quantile``, of its shape. Eq. logit-normal.
+
+    Its logit ``log(t / (1 - t))`` is normal. Training at times drawn so, instead of uniformly, weighs the loss by the
+    law's density: most in the middle, where it is decided what an image shows, and next to nothing at either end.
+
+    Args:
+        quantile: in [0, 1], float32 or wider.
+        mean, std: of the logit. The default is densest at about two thirds.
+
+    Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
+    """
+    return torch.sigmoid(mean + std * torch.special.ndtri(quantile))
+
+
 def edm_weight(sigma: Tensor, data_std: float) -> Tensor:
     """``(sigma^2 + s^2) / (sigma s)^2`` for an error in the image, of sigma's shape; s = data_std. Eq. edm-weight.
 

@@ -69,6 +69,8 @@ class DiffusionConfig:
     """which noise levels count how much"""
     gamma: float = 5.0
     """the cap of min-snr"""
+    times: Literal["uniform", "middle"] = "uniform"
+    """which times are trained at: all alike, or half of them drawn towards the middle, where an image takes shape"""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class LoopConfig:
     """optimiser steps"""
     batch_size: int = 128
     """images a step, over all processes together"""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonal steps for the matrices in the middle of the network, AdamW for the rest"""
     learning_rate: float = 1e-3
     """the highest, after the warm-up"""
     warmup_steps: int = 200

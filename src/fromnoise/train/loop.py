@@ -25,6 +25,7 @@ from fromnoise.pictures import grid, save_grid
 from fromnoise.train.checkpoint import Tensors, load_checkpoint, save_checkpoint
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.ema import EMA
+from fromnoise.train.optimizer import Optimizer
 from fromnoise.train.randomness import batch_indices, generator_for, step_draws
 
 NOISE_BANDS = 4
@@ -123,9 +124,7 @@ class Trainer:
         for parameter, shadow in zip(self.averaged.parameters(), self.ema.shadow, strict=True):
             parameter.data = shadow
         self.network = network
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay, fused=True
-        )
+        self.optimizer = Optimizer(network, loop)
         if self.compile:
             network.compile()
         self.parallel = self.accelerator.prepare_model(network)
@@ -172,7 +171,8 @@ class Trainer:
         loop, data = self.config.train, self.config.data
         indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.images))
         shape = (loop.batch_size, data.channels, data.size, data.size)
-        draws = step_draws(loop.seed, self.step, shape, self.config.diffusion.num_timesteps)
+        diffusion = self.config.diffusion
+        draws = step_draws(loop.seed, self.step, shape, diffusion.num_timesteps, diffusion.times)
         share = loop.batch_size // self.accelerator.num_processes
         mine = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
 
@@ -185,10 +185,7 @@ class Trainer:
         loss = self.loss(self.parallel, *map(self._place, batch)).mean()
         self.accelerator.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), loop.gradient_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, self.config)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(learning_rate_at(self.step, self.config))
         self.ema.update(self.network.parameters())
         self.step += 1
         return loss.detach(), norm.detach()
@@ -225,12 +222,8 @@ class Trainer:
         Raises:
             UserError: their number and the first of them.
         """
-        idle = [
-            name
-            for name, parameter in self.network.named_parameters()
-            if not bool(self.optimizer.state[parameter]["exp_avg_sq"].any())
-        ]
-        if self.step >= LEARNING_BY_STEP and idle:
+        idle = self.optimizer.idle() if self.step >= LEARNING_BY_STEP else []
+        if idle:
             hint = "try --train.compile no" if self.compile else "is there a part that the output does not depend on?"
             raise UserError(f"{len(idle)} weights never had a gradient in {self.step} steps, such as {idle[0]}: {hint}")
 
@@ -253,11 +246,7 @@ class Trainer:
         groups: dict[str, Tensors] = {
             "weights": dict(self.network.named_parameters()),
             "ema": dict(zip(names, self.ema.shadow, strict=True)),
-            "optimizer": {
-                f"{key}.{name}": value
-                for name, parameter in self.network.named_parameters()
-                for key, value in self.optimizer.state[parameter].items()
-            },
+            "optimizer": self.optimizer.state(),
         }
         state = {"ema_updates": self.ema.updates, "environment": self._environment(), **extra}
         keep = self.config.train.keep_checkpoints
@@ -278,10 +267,7 @@ class Trainer:
                 raise UserError(f"{checkpoint} was trained with {key} {found[key]}, not {value}: resume it alike")
         for name, parameter in self.network.named_parameters():
             parameter.copy_(groups["weights"][name])
-            optimizer_state = {"step": groups["optimizer"][f"step.{name}"].to(parameter.device)}
-            for key in ("exp_avg", "exp_avg_sq"):
-                optimizer_state[key] = torch.empty_like(parameter).copy_(groups["optimizer"][f"{key}.{name}"])
-            self.optimizer.state[parameter] = optimizer_state
+        self.optimizer.load_state(groups["optimizer"])
         for (name, _), shadow in zip(self.network.named_parameters(), self.ema.shadow, strict=True):
             shadow.copy_(groups["ema"][name])
         self.ema.updates = state["ema_updates"]

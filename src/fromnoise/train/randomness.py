@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fromnoise.diffusion.losses import logit_normal_time
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -32,17 +34,22 @@ def generator_for(seed: int, *position: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(word) >> 1)
 
 
-def step_draws(seed: int, step: int, shape: tuple[int, int, int, int], num_timesteps: int) -> Draws:
+def step_draws(
+    seed: int, step: int, shape: tuple[int, int, int, int], num_timesteps: int, times: str = "uniform"
+) -> Draws:
     """The draws of a step, for a batch of images of ``shape`` ``(B, C, H, W)``.
 
-    The times are spread evenly over 1..T from one random start, which halves the scatter of the loss.
+    The times are spread evenly over 1..T from one random start, which halves the scatter of the loss. ``times =
+    "middle"`` moves every other one towards `logit_normal_time`.
     Source: Kingma et al. 2021 (arXiv 2107.00630), appendix I.1.
     """
     generator = generator_for(seed, 1, step)
     batch = shape[0]
     start = torch.rand(1, generator=generator, dtype=torch.float64)
     spread = (start + torch.arange(batch, dtype=torch.float64) / batch) % 1
-    t = (spread * num_timesteps).floor() + 1
+    if times == "middle":
+        spread[1::2] = logit_normal_time(spread[1::2])
+    t = (spread * num_timesteps).floor().clamp(max=num_timesteps - 1) + 1
     return Draws(
         t=t.float(),
         noise=torch.randn(shape, generator=generator),

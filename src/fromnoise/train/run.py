@@ -16,7 +16,7 @@ from fromnoise.models import save_model
 from fromnoise.pictures import save_grid
 from fromnoise.train.checkpoint import list_checkpoints
 from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, parse_config, preset_names
-from fromnoise.train.loop import RunLog, Trainer, unet_config
+from fromnoise.train.loop import RunLog, Trainer, learning_rate_at, unet_config
 
 # What may differ between a run and its resumption: how often something is looked at or kept.
 HARMLESS = {"train.log_every", "train.validate_every", "train.preview_every", "train.checkpoint_every"}
@@ -139,7 +139,7 @@ def _loop(trainer: Trainer) -> float:
                         trainer.step,
                         loss=loss,
                         gradient_norm=norms.mean().item(),
-                        learning_rate=trainer.optimizer.param_groups[0]["lr"],
+                        learning_rate=learning_rate_at(trainer.step - 1, trainer.config),
                         images_per_second=len(window) * loop.batch_size / (now - window_start),
                         seconds=before + now - start,
                     )

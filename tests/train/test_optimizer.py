@@ -1,0 +1,91 @@
+"""The optimiser: which weights Muon moves and how, and that nothing it remembers is lost."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from fromnoise.nn.unet import UNet, UNetConfig
+from fromnoise.train.config import LoopConfig
+from fromnoise.train.optimizer import Optimizer, as_matrix
+
+MUON = LoopConfig(optimizer="muon", learning_rate=1e-2)
+
+
+@pytest.fixture
+def network() -> UNet:
+    torch.manual_seed(0)
+    config = UNetConfig(
+        sample_size=8, channels=(16, 32), attention_levels=(False, True), norm_groups=8, num_class_embeds=3
+    )
+    network = UNet(config).to(memory_format=torch.channels_last)
+    for parameter in network.parameters():  # nothing at 0, so that each weight has a gradient
+        nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def give_gradients(network: UNet, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    network(x.contiguous(memory_format=torch.channels_last), torch.arange(4), labels).square().mean().backward()
+
+
+def test_a_convolution_as_a_matrix():
+    """Its product with a patch is what the convolution makes of the patch; and it is the same memory."""
+    convolution = nn.Conv2d(3, 5, 3, bias=False).to(memory_format=torch.channels_last)
+    matrix = as_matrix(convolution.weight.detach())
+    patch = torch.randn(1, 3, 3, 3)
+    by_matrix = matrix @ patch.permute(0, 2, 3, 1).flatten()
+    assert torch.allclose(by_matrix, convolution(patch).flatten(), atol=1e-6)
+    matrix.zero_()
+    assert not convolution.weight.any()
+
+
+def test_steps_of_matrices_are_orthogonal_and_as_long_as_said(network):
+    """The singular values of a Muon step are about 1 each, but for the faintest, times the scale."""
+    before = copy.deepcopy(dict(network.named_parameters()))
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    Optimizer(network, MUON).step(1e-2)
+    checked = 0
+    for name, weight in network.named_parameters():
+        moved = weight.detach() - before[name].detach()
+        assert moved.any(), name
+        if weight.ndim < 2 or not name.startswith(("down_blocks", "mid_block", "up_blocks")):
+            assert 0.9e-2 < moved.abs().max() < 1.1e-2, name  # AdamW's first step is the sign, times the rate
+            continue
+        matrix = as_matrix(moved)
+        values = torch.linalg.svdvals(matrix) / (1e-2 * 0.2 * max(matrix.shape) ** 0.5)
+        assert values.max() < 1.3, name
+        assert (values > 0.6).double().mean() > 0.85, name
+        checked += 1
+    assert checked == 12 * 3 + 7 + 6 * 4 + 2  # residual blocks, their shortcuts, attention, down- and upsampling
+
+
+@pytest.mark.parametrize("settings", [MUON, dataclasses.replace(MUON, optimizer="adamw")])
+def test_what_it_remembers_goes_with_the_checkpoint(network, settings):
+    optimizer = Optimizer(network, settings)
+    for seed in range(3):
+        give_gradients(network, seed)
+        optimizer.step(1e-2)
+    assert optimizer.idle() == []
+    twin = copy.deepcopy(network)
+    resumed = Optimizer(twin, settings)
+    assert len(resumed.idle()) == len(list(twin.parameters()))
+    resumed.load_state(copy.deepcopy(optimizer.state()))
+    for one, its_optimizer in ((network, optimizer), (twin, resumed)):
+        give_gradients(one, 4)
+        its_optimizer.step(1e-2)
+    for (name, weight), other in zip(network.named_parameters(), twin.parameters(), strict=True):
+        assert weight.equal(other), name
+
+
+def test_one_that_never_learned_is_named(network):
+    optimizer = Optimizer(network, MUON)
+    give_gradients(network, 0)
+    for name in ("mid_block.resnets.0.conv1.weight", "conv_in.bias"):
+        network.get_parameter(name).grad = None
+    optimizer.step(1e-2)
+    assert sorted(optimizer.idle()) == ["conv_in.bias", "mid_block.resnets.0.conv1.weight"]
