@@ -121,6 +121,9 @@ class Sample(_Drawing):
 class Evaluate(_Drawing):
     """Draws many images from a model and measures how good they are."""
 
+    classes: Annotated[str | None, _unset("0,1,2|data", "all")] = None
+    """class numbers with commas, repeated in order until there are n images; data: as often as in the real ones, which
+    is how distances are best compared"""
     n: Annotated[int, tyro.conf.arg(metavar="N")] = 10_000
     """how many images; with fewer, distances come out too large"""
     metrics: Annotated[str | None, _unset("accuracy,fd,...", "all that fit the model")] = None
@@ -248,14 +251,15 @@ def evaluate(arguments: Sequence[str]) -> None:
     from fromnoise.files import written_whole
     from fromnoise.models import open_model
 
+    data_mix = options.classes == "data"
     model = open_model(options.model, options.revision)
-    request = options.request(options.n)
+    request = dataclasses.replace(options, classes=None if data_mix else options.classes).request(options.n)
     metrics = None if options.metrics is None else tuple(options.metrics.split(","))
     request.validate(model)
     reference = reference_of(model, options.model, options.data, options.reference)
     total = evaluations_ahead(model, request, metrics, options.nll_images)
     with tqdm(total=total, unit="step", leave=False, disable=None) as bar:
-        more = {"features": options.features, "nll_images": options.nll_images}
+        more = {"data_mix": data_mix, "features": options.features, "nll_images": options.nll_images}
         report = run(model, request, metrics, reference, **more, progress=bar.update)
     print(f"{options.model}: {report.title}")
     for name, line in report.lines.items():

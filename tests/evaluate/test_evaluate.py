@@ -21,6 +21,7 @@ from fromnoise.evaluate.metrics import (
     METRICS,
     Reference,
     check_metrics,
+    classes_as_in,
     fitting_metrics,
     frechet_distance,
     kernel_distance,
@@ -356,17 +357,58 @@ def test_others_of_the_same_classes(tmp_path):
 
 
 def test_the_figure_of_the_same_classes_is_told(model, tmp_path):
-    folder = tmp_path / "all"
-    for split in ("train", "test"):
-        for label in range(10):
-            (folder / split / str(label)).mkdir(parents=True)
-            for i in range(3):
-                pixels = np.random.default_rng([label, i]).integers(0, 256, (28, 28), np.uint8)
-                Image.fromarray(pixels).save(folder / split / str(label) / f"{i}.png")
+    folder = save_labelled_noise(tmp_path / "all")
     found = evaluate(open_model(str(model)), Request(n=20, steps=1), ("fd",), Reference(str(folder)))
     details = found.record["metrics"]["fd"]["details"]
     assert details["real"]["value"] != details["real_of_these_classes"] > 0
     assert "of as many of these classes), by the classifier's features" in found.lines["fd"]
+
+
+def save_labelled_noise(folder):
+    """Three images of each digit in the test split, and one more of each than of the one before in the other."""
+    for split in ("train", "test"):
+        for label in range(10):
+            (folder / split / str(label)).mkdir(parents=True)
+            for i in range(label + 2 if split == "train" else 3):
+                pixels = np.random.default_rng([label, i]).integers(0, 256, (28, 28), np.uint8)
+                Image.fromarray(pixels).save(folder / split / str(label) / f"{i}.png")
+    return folder
+
+
+def test_classes_as_in_the_data(model, tmp_path, capsys):
+    """Of each class as many are asked for as there are among the real images beside them, which are then alike."""
+    folder, out = save_labelled_noise(tmp_path / "all"), tmp_path / "figures.json"
+    reference = Reference(str(folder))
+    assert sorted(classes_as_in(reference, MNIST_SHAPE, 65)) == [label for label in range(10) for _ in range(label + 2)]
+    wanted = classes_as_in(reference, MNIST_SHAPE, 20)
+    others = load_real_images(reference, MNIST_SHAPE, 20).others
+    alike = load_real_images(reference, MNIST_SHAPE, 20, torch.tensor(wanted)).alike
+    assert sorted(alike.flatten(1).tolist()) == sorted(others.flatten(1).tolist())
+
+    words = ["--data", folder, "--n", "20", "--steps", "1", "--metrics", "accuracy,fd", "--json", out]
+    assert run(model, "--classes", "data", *words) == 0
+    printed = capsys.readouterr().out
+    assert "20 images, of each class as many as in the data, by dpmpp-2m-sde" in printed
+    assert "as many of these classes" not in printed
+    record = json.loads(out.read_text())
+    assert record["classes"] == record["request"]["classes"] == "data"
+    drawn = generate(open_model(str(model)), Request(n=20, steps=1, classes=wanted))
+    classifier, _ = open_classifier()
+    right = judge(classifier, drawn).digits == torch.tensor(wanted)
+    assert record["metrics"]["accuracy"]["value"] == right.double().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--n", "70"), "no 70 labelled training images: give a lower --n"),
+        (("--n", "20", "--classes", "data,1"), "--classes takes class numbers"),
+    ],
+)
+def test_classes_that_the_data_cannot_tell(model, tmp_path, capsys, words, complaint):
+    folder = save_labelled_noise(tmp_path / "all")
+    assert run(model, "--classes", "data", "--data", folder, "--steps", "1", "--metrics", "accuracy", *words) == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_likelihood_draws_nothing(model, tmp_path, monkeypatch, capsys):

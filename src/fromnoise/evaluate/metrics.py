@@ -168,6 +168,19 @@ def load_real_images(
     return RealImages(reference, pixels, others.pixels[order[:n]], alike, checksum)
 
 
+def classes_as_in(reference: Reference, shape: tuple[int, int, int], n: int) -> tuple[int, ...]:
+    """The classes of the ``others`` of `load_real_images`: a random sample of n from the data's own mix.
+
+    Raises:
+        UserError: the data cannot be read, has no labels, or fewer than n images.
+    """
+    other_split = replace(reference, split=OTHER_SPLIT[reference.split])
+    labels = other_split.load(shape, labelled=True).labels
+    if labels is None or len(labels) < n:
+        raise UserError(f"{reference.source} has no {n} labelled {SPLIT_NAMES[other_split.split]}: give a lower --n")
+    return tuple(labels[torch.randperm(len(labels), generator=_seeded())[:n]].tolist())
+
+
 def _of_classes(there: Tensor, wanted: Tensor) -> Tensor | None:
     """Which of the labels ``there`` to take, from the first on, to have as many of each class as ``wanted``."""
     places = []

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fromnoise.evaluate.metrics import (
     RealImages,
     Reference,
     check_metrics,
+    classes_as_in,
     fitting_metrics,
     load_real_images,
     measure,
@@ -36,7 +37,8 @@ class Report:
         title: the images, how they were drawn and what they are compared with, in a line.
         lines: each metric's figure in words, by its name.
         warning: what to beware of, or nothing.
-        record: all of it as plain values, for a file; ``Request(**record["request"])`` draws the images again.
+        record: all of it as plain values, for a file; ``Request(**record["request"])`` draws the images again, unless
+            its classes are ``"data"``, which stands for `classes_as_in`.
     """
 
     title: str
@@ -81,6 +83,7 @@ def evaluate(
     metrics: tuple[str, ...] | None = None,
     reference: Reference | None = None,
     *,
+    data_mix: bool = False,
     features: str | None = None,
     nll_images: int = NLL_IMAGES,
     progress: Callable[[int], None] | None = None,
@@ -90,6 +93,7 @@ def evaluate(
     Args:
         metrics: of `METRICS`; none: all that fit the model but ``nll``, which draws nothing and takes long.
         reference: the real images, for all but ``accuracy``.
+        data_mix: ask for each class as often as it comes among as many real images, rather than for the request's.
         features: by what ``kid`` and ``pr`` compare; none: by the classifier's where it fits, else by Inception's.
         nll_images: of how many real images ``nll`` is measured.
         progress: called with the number of network evaluations just done, of `evaluations_ahead`.
@@ -104,8 +108,14 @@ def evaluate(
     compares = bool(set(judges) - {"accuracy"})
     if (compares or "nll" in metrics) and reference is None:
         raise UserError("which real images? The model does not tell what it was trained on: give --data")
+    if data_mix:
+        if reference is None or not model.num_classes:
+            raise UserError("--classes data needs a model with classes, and --data: leave it out")
+        request = replace(request, classes=classes_as_in(reference, shape, request.n))
+        request.validate(model)
     labels = request.labels(model)
-    real = load_real_images(reference, shape, request.n, labels) if reference and compares else None
+    alike = None if data_mix else labels  # with the data's own mix, any others are alike
+    real = load_real_images(reference, shape, request.n, alike) if reference and compares else None
     explained = reference.load(shape, labelled=bool(model.num_classes)) if reference and "nll" in metrics else None
     device = resolve_device(request.device)
     measured: dict[str, Measurement] = {}
@@ -122,7 +132,8 @@ def evaluate(
             dtype=request.dtype,
             progress=progress,
         )
-    drawn = _drawn(model, request)
+    asked_for = {"classes": "data"} if data_mix else {}
+    drawn = _drawn(model, request) | asked_for
     title = f"{SPLIT_NAMES[reference.split]} of {reference.name}" if reference and not judges else ""
     return Report(
         title or _title(drawn, request, real),
@@ -131,7 +142,7 @@ def evaluate(
         drawn
         | {
             "device": device.type,
-            "request": asdict(request),
+            "request": asdict(request) | asked_for,
             "reference": None if real is None else _described(real),
             "metrics": {name: asdict(figure) for name, figure in measured.items()},
             "fromnoise": __version__,
@@ -177,6 +188,8 @@ def _drawn(model: Model, request: Request) -> dict[str, Any]:
 def _title(drawn: dict[str, Any], request: Request, real: RealImages | None) -> str:
     """What was drawn, and what it is compared with; of what is left to the model, only what differs much."""
     classes = f" of classes {','.join(map(str, request.classes))}" if request.classes else ""
+    if drawn["classes"] == "data":
+        classes = ", of each class as many as in the data,"
     settings = [f"{drawn['steps']} steps", f"{drawn['spacing']} spacing"]
     if request.eta:
         settings.append(f"eta {request.eta:g}")
