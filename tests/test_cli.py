@@ -443,10 +443,11 @@ def test_a_device_that_is_not_there(name, refuse, conditional):
 
 def test_requests_that_need_another_kind_of_model(refuse, unconditional, without_null_class):
     assert refuse("sample", without_null_class, "--guidance", "2") == (
-        "guidance needs a model that knows 'no class'; this one was trained without a null class: leave --guidance out"
+        "guidance needs a model that knows 'no class'; this one was trained without a null class: leave --guidance out,"
+        " or give --guide"
     )
     assert refuse("sample", unconditional, "--guidance", "0") == (
-        "guidance needs a model that knows 'no class'; this one is unconditional: leave --guidance out"
+        "guidance needs a model that knows 'no class'; this one is unconditional: leave --guidance out, or give --guide"
     )
     assert refuse("sample", unconditional, "--classes", "0") == "this model is unconditional: leave --classes out"
     assert refuse("sample", unconditional, "--prompt", "a cat", "--prompt", "a dog") == (

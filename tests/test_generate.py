@@ -13,7 +13,7 @@ from fromnoise.data.images import to_pixels
 from fromnoise.diffusion import samplers
 from fromnoise.errors import UserError
 from fromnoise.generate import Request, generate, resolve_device, rows_at_a_time
-from fromnoise.models import Model, SchedulerConfig, open_model
+from fromnoise.models import Model, SchedulerConfig, open_model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")
@@ -235,6 +235,38 @@ def test_the_interval_is_of_noise_levels(conditional, monkeypatch):
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(late, plain, strict=True)]
     assert same == [True, True, True, False, False, False]
     assert not torch.allclose(guided[1], plain[1], atol=1e-3)
+
+
+def test_a_guide(unconditional, tmp_path):
+    """A model that guides itself changes nothing; another one leads away from what it would have drawn."""
+    model, other = open_model(unconditional), open_model(unconditional)
+    with torch.no_grad():
+        for parameter in other.unet.parameters():
+            parameter.mul_(0.9)
+    save_model(other, tmp_path / "worse")
+    itself, worse = str(unconditional), str(tmp_path / "worse")
+
+    def drawn(**options):
+        return generate(model, Request(n=3, steps=3, sampler="ddim", clip=False, **options))
+
+    plain, theirs = drawn(), generate(other, Request(n=3, steps=3, sampler="ddim", clip=False))
+    assert torch.equal(drawn(guidance=3.0, guide=itself), plain)
+    assert torch.equal(drawn(guidance=0.0, guide=worse), theirs)
+    assert not torch.equal(drawn(guidance=3.0, guide=worse), plain)
+    assert torch.equal(drawn(guidance=3.0, guide=worse, guidance_interval=(1e6, 1e7)), plain)
+    assert Request(steps=3, guidance=3.0, guide=worse).evaluations(model) == 6
+
+
+def test_what_is_no_guide(unconditional, conditional, without_null_class):
+    model = open_model(unconditional)
+    with pytest.raises(UserError, match="guide changes the guidance, and there is none at 1: leave --guide out"):
+        generate(model, Request(guide=str(unconditional)))
+    with pytest.raises(UserError, match="differs in its images, classes or noise"):
+        generate(model, Request(guidance=2.0, guide=str(conditional)))
+    with pytest.raises(UserError, match="nowhere"):
+        generate(model, Request(guidance=2.0, guide="nowhere"))
+    labelled = open_model(without_null_class)
+    assert len(generate(labelled, Request(n=2, steps=1, guidance=2.0, guide=str(without_null_class)))) == 2
 
 
 def test_settings_come_from_the_model_unless_given(unconditional):

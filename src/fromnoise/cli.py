@@ -78,6 +78,8 @@ class _Drawing:
     """let each predicted image go out of range"""
     guidance: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0
     """how strongly the class is followed: 1 as trained, more exaggerates it and costs double"""
+    guide: Annotated[str | None, _unset("MODEL", "the model itself, asked for no class")] = None
+    """guide away from another, worse model of the same images, which goes for unconditional models, too"""
     guidance_rescale: Annotated[float, tyro.conf.arg(metavar="PHI")] = 0.0
     """how much of the contrast that guidance adds is taken back: 0 none, 1 all"""
     guidance_interval: Annotated[tuple[float, float] | None, _unset("LO HI", "all")] = None
@@ -225,6 +227,7 @@ _SHARED_OPTIONS = [
     "eta",
     "variance",
     "guidance",
+    "guide",
     "guidance_rescale",
     "guidance_interval",
     "seed",

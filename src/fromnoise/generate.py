@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fromnoise.data.images import to_pixels
 from fromnoise.diffusion import samplers, solvers
-from fromnoise.diffusion.guidance import GuidedDenoiser
+from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser
 from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from fromnoise.diffusion.process import noise_like
 from fromnoise.errors import UserError
-from fromnoise.models import Model
+from fromnoise.models import Model, open_model
 from fromnoise.nn.unet import UNet, UNetConfig
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
@@ -49,6 +49,8 @@ class Request:
     variance: str | None = None
     clip: bool | None = None
     guidance: float = 1.0
+    guide: str | None = None
+    """a worse model of the same images that guidance leads away from, by its name; none: the null class"""
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
     """the noise levels sigma / alpha that are guided, above the first and up to the second; none: all"""
@@ -91,12 +93,16 @@ class Request:
         low, high = self.guidance_interval or (0, 1)
         if not 0 <= low < high:
             raise UserError(f"guidance-interval takes two noise levels, the lower first, not {low} {high}")
-        if guidance == 1 and (self.guidance_rescale or self.guidance_interval):
-            option = "guidance-rescale" if self.guidance_rescale else "guidance-interval"
-            raise UserError(f"{option} changes the guidance, and there is none at 1: leave --{option} out")
-        if guidance != 1 and model.null_class is None:
+        for option in ("guidance_rescale", "guidance_interval", "guide"):
+            if guidance == 1 and getattr(self, option):
+                flag = option.replace("_", "-")
+                raise UserError(f"{flag} changes the guidance, and there is none at 1: leave --{flag} out")
+        if guidance != 1 and model.null_class is None and self.guide is None:
             kind = "was trained without a null class" if model.num_classes else "is unconditional"
-            raise UserError(f"guidance needs a model that knows 'no class'; this one {kind}: leave --guidance out")
+            raise UserError(
+                f"guidance needs a model that knows 'no class'; this one {kind}: leave --guidance out, or give --guide"
+            )
+        self.open_guide(model)
         if self.classes is not None and not model.num_classes:
             raise UserError("this model is unconditional: leave --classes out")
         for label in self.classes or ():
@@ -107,6 +113,27 @@ class Request:
             raise UserError(
                 f"images have 1 channel (grey) or 3 (colour): this model takes {channels_in}, predicts {channels_out}"
             )
+
+    def open_guide(self, model: Model) -> Model | None:
+        """The model of `guide`, if there is one.
+
+        Raises:
+            UserError: it cannot be opened, or is no model of the same images.
+        """
+        if self.guide is None:
+            return None
+        guide = open_model(self.guide)
+
+        def kind(of: Model) -> tuple[object, ...]:
+            config, scheduler = of.unet.config, of.scheduler
+            betas = (scheduler.num_train_timesteps, scheduler.beta_schedule, scheduler.beta_start, scheduler.beta_end)
+            return config.in_channels, config.out_channels, config.sample_size, of.num_classes, betas
+
+        if kind(guide) != kind(model):
+            raise UserError(
+                f"--guide {self.guide} differs in its images, classes or noise: give another model of these"
+            )
+        return guide
 
     def num_steps(self, model: Model) -> int:
         """How many steps are taken; one of Heun's asks the network twice, but for the last."""
@@ -186,29 +213,35 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
     """
     request.validate(model)
     device, dtype = resolve_device(request.device), DTYPES[request.dtype]
-    network = placed(model.unet, device, dtype)
-    rows = rows_at_a_time(model.unet.config, device)
 
-    def predict(x: Tensor, timestep: Tensor, **condition: Tensor) -> Tensor:
-        """The network's prediction, ``rows`` rows at a time; the last ones are filled up from the first."""
-        order = torch.arange(math.ceil(len(x) / rows) * rows, device=device) % len(x)
-        parts = [
-            network(x[part].to(dtype), timestep[part], **{name: value[part] for name, value in condition.items()})
-            for part in order.split(rows)
-        ]
-        return torch.cat(parts)[: len(x)]
+    def denoiser(of: Model) -> Denoiser:
+        network = placed(of.unet, device, dtype)
+        rows = rows_at_a_time(of.unet.config, device)
+
+        def predict(x: Tensor, timestep: Tensor, **condition: Tensor) -> Tensor:
+            """The network's prediction, ``rows`` rows at a time; the last ones are filled up from the first."""
+            order = torch.arange(math.ceil(len(x) / rows) * rows, device=device) % len(x)
+            parts = [
+                network(x[part].to(dtype), timestep[part], **{name: value[part] for name, value in condition.items()})
+                for part in order.split(rows)
+            ]
+            return torch.cat(parts)[: len(x)]
+
+        return NetworkDenoiser(predict, of.scheduler.schedule(), Prediction(of.scheduler.prediction_type))
 
     scheduler = model.scheduler
-    schedule = scheduler.schedule()
-    denoise: Denoiser = NetworkDenoiser(predict, schedule, Prediction(scheduler.prediction_type))
+    denoise, guide = denoiser(model), request.open_guide(model)
     if request.guidance != 1:
-        denoise = GuidedDenoiser(
-            denoise,
+        scale, rescale, interval = (
             request.guidance,
-            {"class_labels": torch.tensor(model.null_class)},
-            rescale=request.guidance_rescale,
-            interval=request.guidance_interval or (0, math.inf),
+            request.guidance_rescale,
+            request.guidance_interval or (0, math.inf),
         )
+        if guide is not None:
+            denoise = AutoguidedDenoiser(denoise, denoiser(guide), scale, rescale=rescale, interval=interval)
+        else:
+            null = {"class_labels": torch.tensor(model.null_class)}
+            denoise = GuidedDenoiser(denoise, scale, null, rescale=rescale, interval=interval)
     if scheduler.clip_sample if request.clip is None else request.clip:
         denoise = ClippedDenoiser(denoise, scheduler.clip_sample_range)
     times = request.times(model)

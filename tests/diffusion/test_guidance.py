@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fromnoise.diffusion.guidance import GuidedDenoiser
+from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser, rescale_guided
 from fromnoise.diffusion.schedules import Schedule, linear_betas
 
 NULL = 10
@@ -121,3 +121,34 @@ def test_rescaled(scale):
     torch.testing.assert_close(full / full.std(1, keepdim=True), plain / plain.std(1, keepdim=True))
     if scale == 1:
         assert torch.equal(full, conditional)
+
+
+def recorders():
+    """A good denoiser, which adds the label, and a worse one, which adds twice the label."""
+
+    class Worse(Recorder):
+        def __call__(self, x, t, label, **condition):
+            return super().__call__(x, t, 2 * label, **condition)
+
+    return Recorder(), Worse()
+
+
+@pytest.mark.parametrize(("scale", "labels", "asked"), [(0.0, 2, (0, 1)), (1.0, 1, (1, 0)), (3.0, -1, (1, 1))])
+def test_autoguidance(scale, labels, asked):
+    """0 is the worse one, 1 the good one, and beyond it goes on in that direction; nobody is asked in vain."""
+    good, worse = recorders()
+    guided = AutoguidedDenoiser(good, worse, scale)
+    assert torch.equal(guided(X, T, label=LABEL), X + labels * LABEL[:, None])
+    assert (len(good.calls), len(worse.calls)) == asked
+    assert guided.schedule is good.schedule
+
+
+def test_autoguidance_in_an_interval_and_rescaled():
+    """The times 900, 40 and 1 have noise levels far above, just below and far below 1; only the middle is guided."""
+    good, worse = recorders()
+    levels = good.schedule.noise_to_signal(T)
+    inside = AutoguidedDenoiser(good, worse, 3.0, interval=(float(levels[2]), float(levels[1])))
+    assert torch.equal(inside(X, T, label=LABEL), X + torch.tensor([[3.0], [-1.0], [4.0]]))
+    pairs, labels = torch.tensor([[1.0, -2.0, 0.0], [0.5, 4.0, 1.0]]), torch.tensor([3, 1])
+    rescaled = AutoguidedDenoiser(good, worse, 3.0, rescale=1.0)(pairs, T[:2], label=labels)
+    assert torch.equal(rescaled, rescale_guided(pairs - labels[:, None], pairs + labels[:, None], 1.0))

@@ -89,3 +89,8 @@ def test_one_that_never_learned_is_named(network):
         network.get_parameter(name).grad = None
     optimizer.step(1e-2)
     assert sorted(optimizer.idle()) == ["conv_in.bias", "mid_block.resnets.0.conv1.weight"]
+
+
+def test_a_copy_is_not_moved_in_silence(network):
+    with pytest.raises(ValueError, match="conv1.weight is not channels-last"):
+        Optimizer(network.to(memory_format=torch.contiguous_format), MUON)

@@ -94,3 +94,45 @@ class GuidedDenoiser:
         unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2)
         guided = guide(unconditional, conditional, per_sample(scale, x))
         return rescale_guided(guided, conditional, self.rescale) if self.rescale > 0 else guided
+
+
+class AutoguidedDenoiser:
+    """Autoguidance: leads away from a worse denoiser of the same images, by `guide` with its answer as the reference.
+
+    Both err, the worse one more so and mostly in the same direction; what one differs from the other points back from
+    there. It takes no condition, so it guides unconditional models, too.
+
+    Args:
+        denoise, worse: with the same schedule; they get the same x, t and condition.
+        guidance_scale: s; outside the interval it is 1, which asks ``denoise`` alone.
+        rescale: phi of `rescale_guided`.
+        interval: the noise levels of `guidance_at`.
+
+    Source: Karras et al. 2024 (arXiv 2406.02507), section 3.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        worse: Denoiser,
+        guidance_scale: float,
+        *,
+        rescale: float = 0.0,
+        interval: tuple[float, float] = (0.0, math.inf),
+    ):
+        self.denoise = denoise
+        self.worse = worse
+        self.schedule = denoise.schedule
+        self.guidance_scale = guidance_scale
+        self.rescale = rescale
+        self.interval = interval
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        scale = guidance_at(self.schedule.noise_to_signal(t), self.guidance_scale, self.interval)
+        if self.rescale == 0 and bool((scale == 0).all()):
+            return self.worse(x, t, **condition)
+        good = self.denoise(x, t, **condition)
+        if bool((scale == 1).all()):
+            return good
+        guided = guide(self.worse(x, t, **condition), good, per_sample(scale, x))
+        return rescale_guided(guided, good, self.rescale) if self.rescale > 0 else guided

@@ -178,6 +178,7 @@ def _drawn(model: Model, request: Request) -> dict[str, Any]:
         "variance": (request.variance or scheduler.variance_type) if request.sampler == "ddpm" else None,
         "clip": scheduler.clip_sample if request.clip is None else request.clip,
         "guidance": request.guidance,
+        "guide": request.guide,
         "guidance_interval": request.guidance_interval,
         "guidance_rescale": request.guidance_rescale,
         "seed": request.seed,
@@ -197,7 +198,7 @@ def _title(drawn: dict[str, Any], request: Request, real: RealImages | None) -> 
         settings.append(f"variance {request.variance}")
     if request.clip is not None:
         settings.append("clipped" if request.clip else "not clipped")
-    settings.append(f"guidance {drawn['guidance']:g}")
+    settings.append(f"guidance {drawn['guidance']:g}" + (f" away from {request.guide}" if request.guide else ""))
     if drawn["guidance_interval"] is not None:
         settings.append("only at noise levels {:g} to {:g}".format(*drawn["guidance_interval"]))
     if request.guidance_rescale:

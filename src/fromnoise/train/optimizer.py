@@ -27,7 +27,10 @@ class Optimizer:
     the time and the class.
 
     Args:
-        network: its convolutions channels-last.
+        network: for Muon with channels-last convolutions.
+
+    Raises:
+        ValueError: they are not.
 
     Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); the scale from Liu et al. 2025
     (arXiv 2502.16982), section 2.2. Both optimisers are torch's.
@@ -41,6 +44,9 @@ class Optimizer:
             for name, parameter in self.parameters.items()
             if muon and parameter.ndim >= 2 and name.startswith(WITHIN)
         }
+        for name, matrix in self.matrices.items():
+            if matrix.data_ptr() != self.parameters[name].data_ptr():
+                raise ValueError(f"{name} is not channels-last: Muon would move a copy")
         settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         others = {name: parameter for name, parameter in self.parameters.items() if name not in self.matrices}
         adamw = torch.optim.AdamW(others.values(), **settings, fused=True)
