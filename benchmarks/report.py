@@ -22,7 +22,9 @@ def render(results: dict[str, Any]) -> str:
         "profile": _profile,
         "memory": _memory,
     }
-    parts += [write(results[name]) for name, write in sections.items() if name in results]
+    for name, write in sections.items():
+        if name in results:
+            parts += [write(results[name]), *_measured(results[name])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -45,6 +47,12 @@ def spread(values: dict[str, float]) -> str:
 
 def percent(values: dict[str, float]) -> str:
     return f"{100 * values['median']:.0f}%"
+
+
+def _measured(section: dict[str, Any]) -> list[str]:
+    """When a section was measured by itself, and how."""
+    measured = section.get("measured")
+    return [f"This part was measured on {measured['date']} by `{measured['command']}`."] if measured else []
 
 
 def _machine(results: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Speed and memory of this project, side by side with other libraries, on this machine's CPU.
 
 python benchmarks/speed.py                     # everything, into benchmarks/results
-python benchmarks/speed.py --only training --rounds 3
+python benchmarks/speed.py --only memory       # a part anew; the rest of the page stays, if it is of this machine
 python benchmarks/speed.py --quick             # does it run at all? into out/benchmarks; the numbers mean nothing
 """
 
@@ -166,6 +166,16 @@ MEASURE = {
 }
 
 
+def beside_earlier(path: Path, results: dict[str, Any], sections: list[str]) -> dict[str, Any]:
+    """The results file with some sections measured anew: what else it holds is kept, if it is of the same machine."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    same = ("processor", "cores", "threads", "versions")
+    if earlier is None or any(earlier["machine"][key] != results["machine"][key] for key in same):
+        return results
+    measured = {"command": results["command"], "date": results["machine"]["date"]}
+    return earlier | {section: results[section] | {"measured": measured} for section in sections}
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny batches and turns: only to see that it runs")
@@ -187,6 +197,8 @@ def main(arguments: list[str]) -> None:
             results[section] = MEASURE[section](options)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "speed.json"
+    if len(sections) < len(SECTIONS) and not options.quick:
+        results = beside_earlier(path, results, sections)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     text = render(json.loads(path.read_text(encoding="utf-8")))
     path.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ import memory
 import ours
 import peers
 import report
+import speed
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -162,6 +163,23 @@ def test_page():
     assert "| p | 0.25 | exit status 1 |" in rows
     assert "bf16 instructions: none" in text and "mean nothing" not in text
     assert report.spread({"median": 1.0, "min": 1.0, "max": 1.0}) == "1"
+
+
+def test_a_part_measured_anew_stands_beside_the_rest(tmp_path):
+    """The earlier sections stay, and the page says how the new one was measured; another machine's are dropped."""
+    path = tmp_path / "speed.json"
+    here = {"processor": "a", "cores": 2, "threads": 2, "versions": {}, "date": "2026-02-02"}
+    earlier = {"machine": here | {"date": "2026-01-01"}, "command": "all", "training": {"x": 1}, "memory": {"x": 2}}
+    new = {"machine": here, "command": "speed.py --only memory", "memory": {"x": 3}}
+    assert speed.beside_earlier(path, new, ["memory"]) == new
+    path.write_text(json.dumps(earlier))
+    measured = {"date": "2026-02-02", "command": "speed.py --only memory"}
+    both = speed.beside_earlier(path, new, ["memory"])
+    assert both == earlier | {"memory": {"x": 3, "measured": measured}}
+    assert report._measured(both["memory"]) == ["This part was measured on 2026-02-02 by `speed.py --only memory`."]
+    assert report._measured(both["training"]) == []
+    path.write_text(json.dumps(earlier | {"machine": here | {"processor": "b"}}))
+    assert speed.beside_earlier(path, new, ["memory"]) == new
 
 
 def test_pages_that_are_kept_say_what_was_measured():
