@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PLAN = """
 [models]
 a = "one --n 10000"
+as-in-data = "one --n 10000 --classes data"
 b = "two --n 10000"
 [likelihood]
 a-nll = "one --metrics nll"
@@ -49,6 +50,7 @@ def record(arguments, value=0.25):
         "command": f"fromnoise evaluate {' '.join(arguments)}",
         "model": arguments[0],
         "n": int(options.get("--n", 100)),
+        "classes": options.get("--classes"),
         "sampler": options.get("--sampler", "ddpm"),
         "steps": int(options.get("--steps", 10)),
         "evaluations": int(options.get("--steps", 10)) + 2,
@@ -82,7 +84,7 @@ class Evaluate:
         Path(path).write_text(json.dumps(record(arguments)))
 
 
-ALL = ["a-nll", "a", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "theirs"]
+ALL = ["a-nll", "a", "as-in-data", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "theirs"]
 
 
 def test_everything_in_the_plan_is_measured(folder):
@@ -98,7 +100,7 @@ def test_remeasuring_goes_on_where_it_stopped(folder):
         results.remeasure(plan, folder, Evaluate(fail_at=["ddim-12"]))
     again = Evaluate()
     results.remeasure(plan, folder, again)
-    assert again.seen == ALL[4:]
+    assert again.seen == ALL[5:]
     results.remeasure(plan, folder, full := Evaluate())
     assert full.seen == ALL, "a finished remeasuring is begun anew"
 
@@ -107,7 +109,7 @@ def test_some_are_measured_again(folder):
     plan, evaluate = results.load_plan(folder), Evaluate()
     results.remeasure(plan, folder, evaluate, only=["b"])
     assert evaluate.seen == ["b"]
-    with pytest.raises(UserError, match="no measurement c in the plan: there are a-nll, a, b"):
+    with pytest.raises(UserError, match="no measurement c in the plan: there are a-nll, a, as-in-data, b"):
         results.remeasure(plan, folder, evaluate, only=["c"])
 
 
@@ -128,10 +130,10 @@ def test_the_readme_is_rewritten_between_the_markers(folder):
         text = readme.read_text()
     assert text.startswith(f"# Title\n\nBefore.\n\n{results.BEGIN}\n") and text.endswith(f"{results.END}\n\nAfter.\n")
     assert "old" not in text
-    row = (
-        "| `one` | ddpm, 10 steps, guidance 1.5 between 0.5 and 5 | 12 | 25.00% | 0.2500 | 2.50 (1.25) | 0.250 | 0.250"
-    )
+    how = "ddpm, 10 steps, guidance 1.5 between 0.5 and 5, evenly"
+    row = f"| `one` | {how} | 12 | 25.00% | 0.2500 | 2.50 (1.25) | 0.250 | 0.250"
     assert f"{row} | 1.25 ± 0.12 | 1.50 ± 0.12 |" in text
+    assert row.replace(", evenly", "").replace("2.50 (1.25)", "2.50") in text, "of each class as many as in the data"
     assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 | 2.50 | 0.250 | 0.250 |  |  |" in text
     assert "| Theirs | 3.17 | 3.75 | a paper |" in text
     assert "as published and not measured here" in text

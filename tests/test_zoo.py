@@ -15,7 +15,7 @@ NAMES = [model.name for model in shipped_models()]
 
 
 def test_the_promised_models_ship():
-    assert {"mnist", "mnist-conditional"} <= set(NAMES)
+    assert {"mnist", "mnist-conditional", "mnist-guide"} <= set(NAMES)
     assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 80e6
 
 
@@ -46,7 +46,7 @@ def test_the_preset_expects_the_losses_that_the_card_reports(name):
         assert loss == pytest.approx(float(reported[step]), abs=0.00051)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("mnist")])
+@pytest.mark.parametrize("name", ["mnist", "mnist-conditional"])
 def test_digits_are_clean(name):
     """Strokes are bright and together: hardly any bright pixel stands alone, and the ground is black."""
     images = generate(open_model(name), Request(n=20, steps=25))
@@ -57,6 +57,14 @@ def test_digits_are_clean(name):
     ink = bright.mean((1, 2, 3))
     assert ((ink > 0.03) & (ink < 0.35)).all()
     assert (images < 8).float().mean() > 0.7
+
+
+def test_the_guide_guides():
+    """`mnist-guide` fits `mnist`, and leads to other, still clean images."""
+    plain = generate(open_model("mnist"), Request(n=4, steps=6))
+    guided = generate(open_model("mnist"), Request(n=4, steps=6, guidance=2.0, guide="mnist-guide"))
+    assert (guided.float() - plain.float()).abs().mean() > 1
+    assert ((guided > 127).float().mean((1, 2, 3)) > 0.03).all()
 
 
 def test_the_label_decides_the_digit():

@@ -171,9 +171,10 @@ def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     parts = [
         f"""Measured with {first["n"]:,} images each, against {real["size"]:,} {real["split"]} images of {real["name"]}.
 The Fréchet distance is by the features of the classifier of digits that ships, so it is no FID; beside it, how
-many times that of as many training images it is. A conditional model is asked for as many of each digit, which MNIST
-has not: in brackets, how many times that of as many of each among the training images. Evaluations are of the network,
-for one image, guided ones counted twice. Bits per dimension are of real test images, with a standard error.""",
+many times that of as many training images it is. A conditional model is asked for each digit as often as MNIST has it,
+or, where it says evenly, for as many of each: then, in brackets, how many times that of as many of each among the
+training images it is. Evaluations are of the network, for one image, guided ones counted twice. Bits per dimension are
+of real test images, with a standard error.""",
         _table(head, rows),
         f"""{default["n"]:,} images each, in brackets the two halves of them. Drawn as by default, in
 {default["evaluations"]} evaluations, their Fréchet distance is {_with_halves(default, "fd", ".4f")}, and
@@ -196,10 +197,11 @@ def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
     metrics, nll = record["metrics"], likelihood.get(record["model"], {})
     accuracy = f"{metrics['accuracy']['value']:.2%}" if "accuracy" in metrics else ""
     fd = metrics["fd"]
-    alike = fd["details"].get("real_of_these_classes")
+    evenly = "accuracy" in metrics and record["classes"] is None
+    alike = fd["details"].get("real_of_these_classes") if evenly else None
     return [
         f"`{record['model']}`",
-        f"{record['sampler']}, {record['steps']} steps{_guidance(record)}",
+        f"{record['sampler']}, {record['steps']} steps{_guidance(record)}{', evenly' if evenly else ''}",
         str(record["evaluations"]),
         accuracy,
         f"{fd['value']:.4f}",
@@ -221,8 +223,9 @@ def _fid_row(record: dict[str, Any]) -> list[str]:
 def _guidance(record: dict[str, Any]) -> str:
     if record["guidance"] == 1:
         return ""
-    interval = record["guidance_interval"]
-    return f", guidance {record['guidance']:g}" + (" between {:g} and {:g}".format(*interval) if interval else "")
+    interval, guide = record["guidance_interval"], record.get("guide")
+    told = f", guidance {record['guidance']:g}" + (f" away from `{guide}`" if guide else "")
+    return told + (" between {:g} and {:g}".format(*interval) if interval else "")
 
 
 def _with_halves(record: dict[str, Any], metric: str, form: str) -> str:
