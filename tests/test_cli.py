@@ -115,13 +115,13 @@ def test_without_a_command(capsys):
 
 def test_help_of_sample(say):
     text = " ".join(say("sample", "--help").replace("│", " ").split())
-    options = """n classes prompt sampler steps spacing eta variance clip no-clip guidance guidance-rescale
+    options = """n classes prompt sampler steps spacing eta variance clip no-clip guidance guide guidance-rescale
     guidance-interval seed batch-size device dtype revision out"""
     for option in options.split():
         assert f"--{option} " in text
     assert "usage: fromnoise sample [-h] [OPTIONS] MODEL" in text
     assert "None" not in text
-    assert text.count("(default: ") == 18  # once for each option but --prompt
+    assert text.count("(default: ") == 19  # once for each option but --prompt
 
 
 def test_help_of_train(say):
