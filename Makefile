@@ -47,7 +47,7 @@ $(VENV)/installed: $(INPUTS)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
+$(VENV)/installed-test: $(VENV)/installed-bench
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[test]
 	@touch $@
 

@@ -198,7 +198,7 @@ def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
     accuracy = f"{metrics['accuracy']['value']:.2%}" if "accuracy" in metrics else ""
     fd = metrics["fd"]
     evenly = "accuracy" in metrics and record["classes"] is None
-    alike = fd["details"].get("real_of_these_classes") if evenly else None
+    alike = fd["details"].get("real_of_these_classes")
     return [
         f"`{record['model']}`",
         f"{record['sampler']}, {record['steps']} steps{_guidance(record)}{', evenly' if evenly else ''}",

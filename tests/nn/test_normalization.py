@@ -13,7 +13,8 @@ from fromnoise.nn.normalization import GroupNorm
 FORMATS = [torch.contiguous_format, torch.channels_last]
 COMPILER = sys.platform == "linux" and shutil.which("c++") is not None
 needs_compiler = pytest.mark.skipif(
-    not COMPILER, reason="no C++ compiler, hence no kernel: torch's formulas run, which the other tests check"
+    not COMPILER,
+    reason="there is no C++ compiler, hence no kernel to test: torch's formulas run, which the others check",
 )
 CHANNELS = {True: 48, False: 12}  # with and without the kernel, which takes 16 side by side
 
@@ -170,10 +171,7 @@ def test_compiled(memory_format):
     assert ("fromnoise.group_norm" in code) == (memory_format is torch.channels_last)
 
 
-@pytest.mark.skipif(
-    not COMPILER,
-    reason="without a C++ compiler there is no kernel: the formulas in torch run, which the other tests check",
-)
+@needs_compiler
 def test_the_operation_is_registered_as_torch_wants_it():
     """Its fake and autograd registrations agree with what it does."""
     x, weight, bias = features(16, torch.float32), torch.ones(16), torch.zeros(16)
@@ -182,10 +180,7 @@ def test_the_operation_is_registered_as_torch_wants_it():
     torch.library.opcheck(normalization._normalize, arguments, test_utils=tests)
 
 
-@pytest.mark.skipif(
-    not COMPILER,
-    reason="without a C++ compiler there is no kernel: the formulas in torch run, which the other tests check",
-)
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bits_do_not_depend_on_threads_or_neighbours(dtype):
     norm, x, offset = module(3, 48), features(48, dtype), offsets(48, dtype)
@@ -212,10 +207,7 @@ def fresh(monkeypatch, tmp_path):
     kernels.library.cache_clear()
 
 
-@pytest.mark.skipif(
-    not COMPILER,
-    reason="without a C++ compiler there is no kernel: the formulas in torch run, which the other tests check",
-)
+@needs_compiler
 def test_the_kernel_is_built_once_and_kept(fresh, monkeypatch):
     assert kernels.library(normalization.SOURCE) is not None
     (built,) = fresh.iterdir()
@@ -232,10 +224,7 @@ def test_without_a_compiler_the_result_is_the_same(fresh, monkeypatch):
     torch.testing.assert_close(norm(x, silu=True).double(), library_norm(norm, x, None, True), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(
-    not COMPILER,
-    reason="without a C++ compiler there is no kernel: the formulas in torch run, which the other tests check",
-)
+@needs_compiler
 def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch, tmp_path):
     broken = tmp_path / "broken.cpp"
     broken.write_text("this is no program")

@@ -161,8 +161,8 @@ def load_real_images(
     if min(len(pixels), len(others)) < max(LEAST.values()):
         raise UserError(f"{reference.source} has {len(pixels) + len(others)} images, too few to compare with")
     checksum = zlib.crc32(pixels.contiguous().numpy().tobytes())
-    pixels = pixels[torch.randperm(len(pixels), generator=_seeded())]
-    order = torch.randperm(len(others), generator=_seeded())
+    pixels = pixels[_shuffled(len(pixels))]
+    order = _shuffled(len(others))
     chosen = None if labels is None or others.labels is None else _of_classes(others.labels[order], labels)
     alike = None if chosen is None else others.pixels[order[chosen]]
     return RealImages(reference, pixels, others.pixels[order[:n]], alike, checksum)
@@ -178,7 +178,7 @@ def classes_as_in(reference: Reference, shape: tuple[int, int, int], n: int) -> 
     labels = other_split.load(shape, labelled=True).labels
     if labels is None or len(labels) < n:
         raise UserError(f"{reference.source} has no {n} labelled {SPLIT_NAMES[other_split.split]}: give a lower --n")
-    return tuple(labels[torch.randperm(len(labels), generator=_seeded())[:n]].tolist())
+    return tuple(labels[_shuffled(len(labels))[:n]].tolist())
 
 
 def _of_classes(there: Tensor, wanted: Tensor) -> Tensor | None:
@@ -192,8 +192,9 @@ def _of_classes(there: Tensor, wanted: Tensor) -> Tensor | None:
     return torch.cat(places)
 
 
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def _shuffled(count: int) -> Tensor:
+    """The places of so many images in a random order, always the same."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)
