@@ -15,7 +15,7 @@ NAMES = [model.name for model in shipped_models()]
 
 
 def test_the_promised_models_ship():
-    assert {"mnist", "mnist-conditional", "mnist-guide"} <= set(NAMES)
+    assert {"cifar10-small", "mnist", "mnist-conditional", "mnist-guide"} <= set(NAMES)
     assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 80e6
 
 
@@ -73,3 +73,14 @@ def test_the_label_decides_the_digit():
     one, seven, again = (generate(model, Request(n=2, classes=(label,), steps=10)) for label in (1, 7, 1))
     assert torch.equal(one, again)
     assert (one.float() - seven.float()).abs().mean() > 5
+
+
+def test_photographs_look_like_some():
+    """Neighbouring pixels are alike, as in no noise; there is sky around airplanes, and none around deer."""
+    images = generate(open_model("cifar10-small"), Request(n=20, classes=(0, 4), steps=12, guidance=3.0)).float()
+    left, right = images[..., :-1].flatten(), images[..., 1:].flatten()
+    assert torch.corrcoef(torch.stack([left, right]))[0, 1] > 0.9
+    assert images.std() > 40
+    blueness = (images[:, 2] - images[:, 0]).mean((1, 2))
+    assert blueness[::2].mean() > 20
+    assert blueness[1::2].mean() < 0

@@ -13,7 +13,8 @@ from fromnoise.train.run import command
 
 
 def test_the_presets_are_those_promised():
-    assert {"digits", "mnist", "mnist-conditional", "cifar10", "cifar10-conditional"} <= set(preset_names())
+    promised = {"digits", "mnist", "mnist-conditional", "cifar10", "cifar10-conditional", "cifar10-small"}
+    assert promised <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
