@@ -178,8 +178,10 @@ def test_a_part_measured_anew_stands_beside_the_rest(tmp_path):
 
 
 def test_pages_that_are_kept_say_what_was_measured():
-    for path in RESULTS.glob("*.json"):
+    for path in RESULTS.rglob("*.json"):
         results = json.loads(path.read_text(encoding="utf-8"))
         assert not results["quick"]
         assert path.with_suffix(".md").read_text(encoding="utf-8") == report.render(results)
-    assert {path.stem for path in RESULTS.glob("*.md")} == {path.stem for path in RESULTS.glob("*.json")}
+    assert {path.with_suffix("") for path in RESULTS.rglob("*.md")} == {
+        path.with_suffix("") for path in RESULTS.rglob("*.json")
+    }
