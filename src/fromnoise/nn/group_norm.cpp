@@ -6,37 +6,25 @@
 // channels side by side, then over the channels of each group.
 
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 constexpr int64_t LANES = 16;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+// The same where they lie in memory, at any address.
+typedef Floats FloatsAt __attribute__((aligned(4), may_alias));
+typedef Halves HalvesAt __attribute__((aligned(2), may_alias));
 
-template <typename To, typename From>
-static To bits(From value) {
-    static_assert(sizeof(To) == sizeof(From));
-    To result;
-    memcpy(&result, &value, sizeof result);
-    return result;
+static Floats load(const float* p) { return *(const FloatsAt*)p; }
+static Floats load(const uint16_t* p) {
+    return (Floats)(__builtin_convertvector((Halves)*(const HalvesAt*)p, Words) << 16);
 }
 
-template <typename To, typename From>
-static To read(const From* p) {
-    To result;
-    memcpy(&result, p, sizeof result);
-    return result;
-}
-
-static Floats load(const float* p) { return read<Floats>(p); }
-static Floats load(const uint16_t* p) { return bits<Floats>(__builtin_convertvector(read<Halves>(p), Words) << 16); }
-
-static void store(float* p, Floats value) { memcpy(p, &value, sizeof value); }
+static void store(float* p, Floats value) { *(FloatsAt*)p = value; }
 static void store(uint16_t* p, Floats value) {  // to the nearest bf16, half to even
-    Words word = bits<Words>(value);
-    Halves half = __builtin_convertvector((word + 0x7fff + ((word >> 16) & 1)) >> 16, Halves);
-    memcpy(p, &half, sizeof half);
+    Words word = (Words)value;
+    *(HalvesAt*)p = __builtin_convertvector((word + 0x7fff + ((word >> 16) & 1)) >> 16, Halves);
 }
 
 static Floats exponential(Floats x) {  // to 2e-7 of itself: 2^n times a polynomial (Cephes' expf)
@@ -44,7 +32,7 @@ static Floats exponential(Floats x) {  // to 2e-7 of itself: 2^n times a polynom
     x = x < -87 ? Floats{} - 87 : x;
     x = x > 87 ? Floats{} + 87 : x;
     Floats n = x * 1.44269504f + round;
-    Words power = (bits<Words>(n) + 127) << 23;
+    Words power = ((Words)n + 127) << 23;
     n -= round;
     x = x - n * 0.693359375f + n * 2.12194440e-4f;
     Floats p = 1.9875691500e-4f * x + 1.3981999507e-3f;
@@ -52,7 +40,7 @@ static Floats exponential(Floats x) {  // to 2e-7 of itself: 2^n times a polynom
     p = p * x + 4.1665795894e-2f;
     p = p * x + 1.6666665459e-1f;
     p = p * x + 5.0000001201e-1f;
-    return (p * x * x + x + 1) * bits<Floats>(power);
+    return (p * x * x + x + 1) * (Floats)power;
 }
 
 static Floats sigmoid(Floats x) { return 1 / (1 + exponential(-x)); }

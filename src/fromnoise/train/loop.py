@@ -25,6 +25,7 @@ from fromnoise.pictures import grid, save_grid
 from fromnoise.train.checkpoint import Tensors, load_checkpoint, save_checkpoint
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.ema import EMA
+from fromnoise.train.memory import keep_freed_memory
 from fromnoise.train.optimizer import Optimizer
 from fromnoise.train.randomness import batch_indices, generator_for, step_draws
 
@@ -112,6 +113,7 @@ class Trainer:
 
         self.compile = self._decide_compile()
         if self.device.type == "cpu":
+            keep_freed_memory()
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(loop.seed)

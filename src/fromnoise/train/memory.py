@@ -1,0 +1,18 @@
+"""Memory that is freed in one training step and needed again in the next."""
+
+import ctypes
+import sys
+
+NO_OWN_PAGES = -4, 0  # M_MMAP_MAX of mallopt(3): not a single block is taken from the system by itself
+NEVER_GIVE_BACK = -1, -1  # M_TRIM_THRESHOLD: nor is what is free at the heap's end returned
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what it is given back, for the rest of the process; elsewhere nothing happens.
+
+    Otherwise it returns every large block to the system at once and is handed zeroed pages for the next, fifty
+    thousand times a step: a tenth of the time of training on a CPU.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(*NO_OWN_PAGES)
+        libc.mallopt(*NEVER_GIVE_BACK)
