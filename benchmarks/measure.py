@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import resource
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from fromnoise.train.memory import keep_freed_memory
 
 PEAK_SHAPES = {  # of 3x3 convolutions: batch, channels, height and width; the first three are the MNIST network's
     "128 x 32 x 28 x 28": (128, 32, 28),
@@ -33,8 +37,6 @@ class Case:
 
     run: Callable[[], object]
     units: float
-    deterministic: bool = False
-    """torch's deterministic algorithms, which our command trains with on a CPU and the others do not"""
     seconds: float = 6.0
     """a turn lasts about so long, and is at least one call"""
 
@@ -59,15 +61,43 @@ def interleaved(cases: dict[str, Case], rounds: int, quick: bool = False) -> dic
 
 
 def _timed(case: Case, calls: int) -> float:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(case.deterministic)
+    start = time.perf_counter()
+    for _ in range(calls):
+        case.run()
+    return time.perf_counter() - start
+
+
+class Elsewhere:
+    """Something to call that lives in a process of its own, where no other contestant's settings reach it.
+
+    Args:
+        build: a function of a module, which returns what is to be called and whatever is to be known about it.
+    """
+
+    def __init__(self, build: Callable[..., tuple[Callable[[], object], Any]], *arguments: object):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        context.Process(target=_serve, args=(there, build, arguments), daemon=True).start()
+        there.close()  # so that the end of the process is the end of the pipe
+        self.about: Any = self.pipe.recv()
+
+    def __call__(self) -> None:
+        self.pipe.send("again")
+        self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, build: Callable[..., tuple[Callable[[], object], Any]], arguments: tuple[object]) -> None:
+    run, about = build(*arguments)
+    pipe.send(about)
     try:
-        start = time.perf_counter()
-        for _ in range(calls):
-            case.run()
-        return time.perf_counter() - start
-    finally:
-        torch.use_deterministic_algorithms(before)
+        while pipe.recv():
+            run()
+            pipe.send("done")
+    except EOFError:
+        return
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -96,16 +126,13 @@ def forward_flops(network: nn.Module, *inputs: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def peak_cases(quick: bool) -> dict[str, Case]:
-    """3x3 convolutions in bf16 and channels-last, whose best rate is what the machine can do; units are operations."""
-    cases = {}
-    for name, (batch, channels, size) in PEAK_SHAPES.items():
-        batch = 2 if quick else batch
-        x = torch.randn(batch, channels, size, size).to(torch.bfloat16, memory_format=torch.channels_last)
-        weight = torch.randn(channels, channels, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
-        run = torch.no_grad()(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1))
-        cases[name] = Case(run, 2.0 * batch * channels * channels * 9 * size * size, seconds=1.0)
-    return cases
+def peak_convolution(batch: int, channels: int, size: int) -> tuple[Callable[[], object], float]:
+    """A 3x3 convolution in bf16 and channels-last, whose best rate is what the machine can do; and its operations."""
+    keep_freed_memory()
+    x = torch.randn(batch, channels, size, size).to(torch.bfloat16, memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
+    run = torch.no_grad()(lambda: F.conv2d(x, weight, padding=1))
+    return run, 2.0 * batch * channels * channels * 9 * size * size
 
 
 def peak_memory() -> int:

@@ -10,6 +10,7 @@ import functools
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +24,18 @@ import ours
 import peers
 from fromnoise.generate import Request, generate
 from fromnoise.train.loop import Trainer
-from measure import Case, forward_flops, interleaved, machine, parameters, peak_cases, ratios, summary
+from measure import (
+    PEAK_SHAPES,
+    Case,
+    Elsewhere,
+    forward_flops,
+    interleaved,
+    machine,
+    parameters,
+    peak_convolution,
+    ratios,
+    summary,
+)
 from report import render
 
 BATCH = 128
@@ -35,49 +47,67 @@ DIFFUSERS, TUNED = "diffusers", "diffusers, bf16 channels-last"
 DDP = "denoising-diffusion-pytorch"
 
 
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    COMPILED: {"compiled": True},
+    EAGER: {"compiled": False},
+    FP32: {"compiled": False, "dtype": "fp32"},
+    DIFFUSERS: {"like_ours": False},
+    TUNED: {"like_ours": True},
+    DDP: {},
+}
+
+
+def contestant(name: str, batch: int) -> tuple[Callable[[], object], dict[str, Any]]:
+    """A training step, and how large its network is."""
+    like, options = ours.model(ours.PRESET).unet, CONTESTANTS[name]
+    if "compiled" in options:
+        trainer = ours.trainer(ours.configuration(ours.PRESET, batch_size=batch, **options))
+        size, dtype = like.config.sample_size, trainer.config.train.dtype
+        inputs = (torch.zeros(1, like.config.in_channels, size, size), torch.zeros(1), torch.zeros(1).long())
+        return trainer.take_step, _size(trainer.averaged, inputs) | {"dtype": dtype}
+    ddp = name == DDP
+    peer = peers.ddp_peer(like.config, like, batch) if ddp else peers.diffusers_peer(like.config, batch, **options)
+    return peer.step, _size(peer.network, peer.inputs)
+
+
+def _size(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    flops = forward_flops(network.eval(), *inputs)
+    network.train()
+    return {"parameters": parameters(network), "forward_flops": flops}
+
+
 def training(options: argparse.Namespace) -> dict[str, Any]:
     """Images a second of whole training steps, and the fraction of the machine's peak that ours reach."""
     batch = 4 if options.quick else BATCH
-    trainers = {
-        COMPILED: ours.trainer(ours.configuration(ours.PRESET, compiled=True, batch_size=batch)),
-        EAGER: ours.trainer(ours.configuration(ours.PRESET, compiled=False, batch_size=batch)),
-        FP32: ours.trainer(ours.configuration(ours.PRESET, compiled=False, dtype="fp32", batch_size=batch)),
+    steps = {name: Elsewhere(contestant, name, batch) for name in CONTESTANTS}
+    peak = {
+        name: Elsewhere(peak_convolution, 2 if options.quick else images, *shape)
+        for name, (images, *shape) in PEAK_SHAPES.items()
     }
-    batch = trainers[EAGER].config.train.batch_size
-    network = trainers[EAGER].averaged
-    others = {
-        DIFFUSERS: peers.diffusers_peer(network.config, batch),
-        TUNED: peers.diffusers_peer(network.config, batch, like_ours=True),
-        DDP: peers.ddp_peer(network.config, network, batch),
-    }
-    size = network.config.sample_size
-    inputs = (torch.zeros(1, network.config.in_channels, size, size), torch.zeros(1), torch.zeros(1).long())
-    networks: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
-        **{name: (trainer.averaged, inputs) for name, trainer in trainers.items()},
-        **{name: (peer.network, peer.inputs) for name, peer in others.items()},
-    }
-    cases = {name: Case(trainer.take_step, batch, deterministic=True) for name, trainer in trainers.items()}
-    cases |= {name: Case(peer.step, batch) for name, peer in others.items()}
-    peak = peak_cases(options.quick)
-    rates = interleaved({**cases, **peak}, options.rounds, options.quick)
+    cases = {name: Case(step, batch) for name, step in steps.items()}
+    cases |= {name: Case(convolution, convolution.about, seconds=1.0) for name, convolution in peak.items()}
+    rates = interleaved(cases, options.rounds, options.quick)
+    for each in (*steps.values(), *peak.values()):
+        each.close()
 
     best = max(peak, key=lambda name: median(rates[name]))
     results = {}
-    for name, (module, example) in networks.items():
-        flops = forward_flops(module.eval(), *example)
+    for name, step in steps.items():
+        flops = step.about["forward_flops"]
         results[name] = {
             "images_per_second": summary(rates[name]),
             "rounds": rates[name],
             "times_diffusers": ratios(rates[name], rates[DIFFUSERS]),
             "times_ddp": ratios(rates[name], rates[DDP]),
-            "parameters": parameters(module),
+            "parameters": step.about["parameters"],
             "forward_flops": flops,
             "fraction_of_peak": summary([3 * flops * a / b for a, b in zip(rates[name], rates[best], strict=True)]),
         }
     return {
         "batch": batch,
         "preset": ours.PRESET,
-        "dtype": trainers[EAGER].config.train.dtype,
+        "own_processes": True,
+        "dtype": steps[EAGER].about["dtype"],
         "cases": results,
         "peak": {"best": best, "flops_per_second": {name: summary(rates[name]) for name in peak}},
     }

@@ -1,6 +1,7 @@
 """The parts of the benchmarks that need no measuring: arithmetic, tables, and that the contestants are comparable."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -37,18 +38,38 @@ def test_ratios_are_taken_within_a_round():
         measure.ratios([1.0], [1.0, 2.0])
 
 
-def test_turns_alternate_and_settings_come_back():
+def test_turns_alternate():
     seen = []
-
-    def note(name):
-        return lambda: seen.append((name, torch.are_deterministic_algorithms_enabled()))
-
-    before = torch.are_deterministic_algorithms_enabled()
-    cases = {"a": measure.Case(note("a"), 3, deterministic=True), "b": measure.Case(note("b"), 1)}
+    cases = {"a": measure.Case(lambda: seen.append("a"), 3), "b": measure.Case(lambda: seen.append("b"), 1)}
     rates = measure.interleaved(cases, rounds=2, quick=True)
-    assert seen[-4:] == [("a", True), ("b", False)] * 2
+    assert seen[-4:] == ["a", "b"] * 2
     assert {name: len(values) for name, values in rates.items()} == {"a": 2, "b": 2}
-    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def build_counter(path):
+    """Sets something for its whole process, and says in which process it is called."""
+    torch.use_deterministic_algorithms(True)
+    path.write_text("")
+
+    def run():
+        assert torch.are_deterministic_algorithms_enabled()
+        with path.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(path.read_text().splitlines()) > 2:
+            raise SystemExit("the third call fails")
+
+    return run, {"pid": os.getpid()}
+
+
+def test_a_contestant_lives_in_a_process_of_its_own(tmp_path):
+    counter = measure.Elsewhere(build_counter, tmp_path / "calls")
+    counter()
+    counter()
+    assert (tmp_path / "calls").read_text() == 2 * f"{counter.about['pid']}\n"
+    assert counter.about["pid"] != os.getpid() and not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(EOFError):  # instead of waiting for ever
+        counter()
+    counter.close()
 
 
 def test_flops():

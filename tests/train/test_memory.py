@@ -25,7 +25,8 @@ print(usual, pages())
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has the setting"
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="only glibc has the setting: with another C library the function does nothing that could be seen",
 )
 def test_nothing_is_fetched_from_the_system_twice():
     """Blocks of 64 MiB, which are else returned at once; in a process of its own, for it is for the process's life."""

@@ -10,8 +10,8 @@ NEVER_GIVE_BACK = -1, -1  # M_TRIM_THRESHOLD: nor is what is free at the heap's 
 def keep_freed_memory() -> None:
     """Tells glibc to keep what it is given back, for the rest of the process; elsewhere nothing happens.
 
-    Otherwise it returns every large block to the system at once and is handed zeroed pages for the next, fifty
-    thousand times a step: a tenth of the time of training on a CPU.
+    Otherwise it returns large blocks to the system at once and is handed zeroed pages for the next, fifty thousand of
+    them in a step of `mnist-conditional` at 128 images: up to a tenth of the time on a CPU.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(*NO_OWN_PAGES)
