@@ -19,7 +19,7 @@ KINDS = (  # the first whose word is in the name of an operation, or else of one
     ("optimiser, clipping, average", ("Optimizer.", "_fused_adam", "_foreach_", "clip_grad", "linalg_vector_norm")),
     ("SiLU elsewhere", ("silu", "Silu")),
     ("linear layers (time, class)", ("linear", "addmm", "Addmm", "aten::mm", "embedding", "Embedding")),
-    ("joining and upsampling", ("aten::cat", "CatBackward", "Expand", "expand", "reshape", "Reshape", "View")),
+    ("joining", ("aten::cat", "CatBackward", "Expand", "expand", "reshape", "Reshape", "View")),
 )
 REST, PYTHON = "other", "Python between operations"
 

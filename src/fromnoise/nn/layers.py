@@ -119,9 +119,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width (each pixel four times, then a convolution).
+    """Doubles height and width, ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``: each pixel four times, then a 3x3 convolution.
 
-    Written without ``F.interpolate``: compiled by torch 2.13 for bf16 on a CPU, its gradient is 0, in silence.
+    Both are done at once. The nine weights at a position meet only 2x2 different pixels, so those that meet the same
+    one are added up beforehand: that makes a transposed convolution of stride 2 with 4x4 weights, which multiplies 16
+    times where there were 36 to do, and nothing is repeated in memory.
     """
 
     def __init__(self, channels: int):
@@ -129,6 +131,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None]  # (B, H, 1, W, 1, C)
-        return self.conv(pixels.expand(b, h, 2, w, 2, c).reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2))
+        kernel = self.conv.weight.transpose(0, 1).flip(2, 3)  # a transposed convolution reads its weights backwards
+        kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
+        kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
