@@ -7,8 +7,10 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fromnoise.errors import UserError
 from fromnoise.files import written_whole
@@ -36,6 +38,22 @@ def library(source: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(target))
     except (OSError, UserError, subprocess.CalledProcessError):
         return None
+
+
+def call(function: Any, *arguments: object) -> None:
+    """Calls a function of such a library: tensors become pointers, None a null pointer; its last argument is the
+    number of threads, which is torch's.
+    """
+    function.restype = None
+    function(*map(_for_c, arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def _for_c(value: object) -> object:
+    if value is None or isinstance(value, Tensor):
+        return ctypes.c_void_p(None if value is None else value.data_ptr())
+    if isinstance(value, bool):
+        return ctypes.c_int(value)
+    return ctypes.c_int64(value) if isinstance(value, int) else value
 
 
 def cache_folder() -> Path:

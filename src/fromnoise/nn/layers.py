@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fromnoise.nn.convolution import Conv2d, convolve
 from fromnoise.nn.normalization import GroupNorm
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -85,11 +86,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.norm1 = GroupNorm(groups, in_channels, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, 2 * out_channels if scale_shift else out_channels)
         self.norm2 = GroupNorm(groups, out_channels, eps)
-        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.conv2 = zeroed(Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x, silu=True))
@@ -112,7 +113,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, padding: int):
         super().__init__()
         self.pad_after = padding == 0
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_after else x)
@@ -128,10 +129,10 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.conv.weight.transpose(0, 1).flip(2, 3)  # a transposed convolution reads its weights backwards
         kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
         kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+        return convolve(x, kernel, self.conv.bias, stride=2, padding=1, transposed=True)

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fromnoise.nn.kernels import library
+from fromnoise.nn.kernels import call, library
 
 SOURCE = Path(__file__).with_name("group_norm.cpp")
 LANES = 16  # as many channels the kernel takes side by side
+TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # that it is there for
 
 
 class GroupNorm(nn.GroupNorm):
@@ -49,7 +50,8 @@ def _normalize(
         batch, channels, height, width = x.shape
         y, mean, rstd = torch.empty_like(x), *(x.new_empty(batch, groups, dtype=high) for _ in range(2))
         sizes = (batch, height * width, channels, groups)
-        _call(kernel, "forward", x, offset, weight, bias, y, mean, rstd, *sizes, ctypes.c_float(eps), silu)
+        run = kernel[f"forward_{TYPES[x.dtype]}"]
+        call(run, x, offset, weight, bias, y, mean, rstd, *sizes, ctypes.c_float(eps), silu)
         return y, mean, rstd
     centred = x.to(high) if offset is None else x + offset[:, :, None, None]
     mean = _by_group(centred.mean((2, 3)), groups).mean(-1)
@@ -79,23 +81,8 @@ def _differentiate(
     if kernel is not None:
         dx, d_offset, d_weight, d_bias = torch.empty_like(x), *(mean.new_empty(batch, channels) for _ in range(3))
         results = (dx, d_offset, d_weight, d_bias)
-        _call(
-            kernel,
-            "backward",
-            grad,
-            x,
-            offset,
-            weight,
-            bias,
-            mean,
-            rstd,
-            *results,
-            batch,
-            pixels,
-            channels,
-            groups,
-            silu,
-        )
+        run = kernel[f"backward_{TYPES[x.dtype]}"]
+        call(run, grad, x, offset, weight, bias, mean, rstd, *results, batch, pixels, channels, groups, silu)
         return results
     # With n = (x - mean) * rstd the normalised x, g the gradient before SiLU times weight, and averages over a group:
     # dx = rstd * (g - mean(g) - n * mean(g * n)).
@@ -146,22 +133,7 @@ def _prepared(offset: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _kernel(x: Tensor) -> ctypes.CDLL | None:
     """The compiled kernel, where there is one for such features."""
-    return library(SOURCE) if x.dtype in (torch.float32, torch.bfloat16) and x.shape[1] % LANES == 0 else None
-
-
-def _call(kernel: ctypes.CDLL, direction: str, x: Tensor, *arguments: object) -> None:
-    """Calls a function of `group_norm.cpp` for x's type, on as many threads as torch has."""
-    function = kernel[f"{direction}_{'bf16' if x.dtype == torch.bfloat16 else 'float'}"]
-    function.restype = None
-    function(*map(_for_c, (x, *arguments)), ctypes.c_int(torch.get_num_threads()))
-
-
-def _for_c(value: object) -> object:
-    if value is None or isinstance(value, Tensor):
-        return ctypes.c_void_p(None if value is None else value.data_ptr())
-    if isinstance(value, bool):
-        return ctypes.c_int(value)
-    return ctypes.c_int64(value) if isinstance(value, int) else value
+    return library(SOURCE) if x.dtype in TYPES and x.shape[1] % LANES == 0 else None
 
 
 def _by_group(per_channel: Tensor, groups: int) -> Tensor:
