@@ -10,9 +10,10 @@ import torch
 
 from fromnoise import generate as module
 from fromnoise.data.images import to_pixels
+from fromnoise.devices import resolve_device, rows_at_a_time
 from fromnoise.diffusion import samplers
 from fromnoise.errors import UserError
-from fromnoise.generate import Request, generate, resolve_device, rows_at_a_time
+from fromnoise.generate import Request, generate
 from fromnoise.models import Model, SchedulerConfig, open_model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
 

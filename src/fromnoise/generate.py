@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.images import to_pixels
+from fromnoise.devices import DTYPES, resolve_device, rows_at_a_time
 from fromnoise.diffusion import samplers, solvers
 from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser
 from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from fromnoise.diffusion.process import noise_like
 from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
-from fromnoise.nn.unet import UNet, UNetConfig
+from fromnoise.nn.unet import UNet
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddpm": samplers.ddpm,
@@ -27,7 +28,6 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "dpmpp-2m": solvers.dpmpp_2m,
     "dpmpp-2m-sde": solvers.dpmpp_2m_sde,
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEFAULT_SAMPLER, DEFAULT_STEPS = "dpmpp-2m-sde", 11
 DEFAULT_STEPS_OF_OTHERS = 30
 
@@ -165,31 +165,6 @@ class Request:
             return None
         classes = torch.tensor(self.classes or range(model.num_classes))
         return classes.repeat(self.n // len(classes) + 1)[: self.n]
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the best there is: CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: a device that this machine or this PyTorch does not have.
-    """
-    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    there = [*(["cuda"] if cuda else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu", *cuda]
-    if name not in ("auto", *there):
-        raise UserError(f"no device {name!r} here: there are auto, {', '.join(there)}")
-    return torch.device(there[0] if name == "auto" else name)
-
-
-def rows_at_a_time(config: UNetConfig, device: torch.device) -> int:
-    """How many rows a network is always shown at a time: a power of two, smaller for large images and wide networks.
-
-    Matrix products and convolutions choose their algorithm by the shape of what they get, and round differently.
-    With this number fixed by the network, not by the request, an image does not depend on the batch that it is in.
-    A CPU gains nothing by more than it takes to make up for what each call costs.
-    """
-    room, most = (2**21, 64) if device.type == "cpu" else (2**23, 64)
-    fitting = room // (config.channels[0] * config.sample_size**2)
-    return 1 << min(most, max(1, fitting)).bit_length() - 1
 
 
 def placed(network: UNet, device: torch.device, dtype: torch.dtype) -> UNet:

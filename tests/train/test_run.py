@@ -9,11 +9,12 @@ from PIL import Image
 from runs import TINY, checkpoint_steps
 
 from fromnoise.data.images import load_images
+from fromnoise.devices import computes_in_bf16
 from fromnoise.errors import UserError
 from fromnoise.models import open_model
 from fromnoise.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from fromnoise.train.config import load_config, parse_config
-from fromnoise.train.loop import Trainer, computes_in_bf16
+from fromnoise.train.loop import Trainer
 from fromnoise.train.run import train
 
 

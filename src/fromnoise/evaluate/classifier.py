@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fromnoise.data.images import Images, from_pixels, load_images
+from fromnoise.devices import computes_in_bf16
 from fromnoise.errors import UserError
 from fromnoise.files import written_whole
-from fromnoise.train.loop import computes_in_bf16
 
 WEIGHTS = Path(__file__).with_name("mnist-classifier.safetensors")
 """the weights that ship"""

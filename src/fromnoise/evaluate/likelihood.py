@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.images import Images
+from fromnoise.devices import DTYPES, resolve_device, rows_at_a_time
 from fromnoise.diffusion.likelihood import bits_per_dim, vlb_terms
 from fromnoise.diffusion.ode_likelihood import ode_log_likelihood
 from fromnoise.diffusion.parameterization import NetworkDenoiser, Prediction
 from fromnoise.diffusion.samplers import Spacing, Variance, sampling_times
 from fromnoise.errors import UserError
 from fromnoise.evaluate.metrics import Measurement
-from fromnoise.generate import DTYPES, placed, resolve_device, rows_at_a_time
+from fromnoise.generate import placed
 from fromnoise.models import Model
 
 NLL_IMAGES, ODE_STEPS = 32, 40
@@ -50,7 +51,7 @@ def measure_nll(
         ode_steps: of the method of Runge and Kutta, at least 1 and below T.
         seed: chooses the images; the i-th of all draws what it needs from a generator seeded with seed + i, so that its
             figures do not depend on n.
-        device: see `generate.resolve_device`.
+        device: see `devices.resolve_device`.
         dtype: fp32 or bf16, which is too coarse for the little noise at time 1: the bound comes out larger.
         progress: called with the number of evaluations just done, of n (T + 4 ode_steps).
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise import __version__
+from fromnoise.devices import resolve_device
 from fromnoise.errors import UserError
 from fromnoise.evaluate.classifier import SHAPE
 from fromnoise.evaluate.likelihood import NLL_IMAGES, ODE_STEPS, measure_nll
@@ -22,7 +23,7 @@ from fromnoise.evaluate.metrics import (
     load_real_images,
     measure,
 )
-from fromnoise.generate import Request, generate, resolve_device
+from fromnoise.generate import Request, generate
 from fromnoise.models import Model, shipped_models
 from fromnoise.train.config import load_config
 

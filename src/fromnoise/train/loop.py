@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from fromnoise.data.images import load_images
+from fromnoise.devices import compiler_works, computes_in_bf16, resolve_device
 from fromnoise.diffusion.losses import Weighting, training_loss
 from fromnoise.diffusion.parameterization import Prediction
 from fromnoise.errors import UserError
 from fromnoise.files import written_whole
-from fromnoise.generate import Request, generate, resolve_device
+from fromnoise.generate import Request, generate
 from fromnoise.models import Model, SchedulerConfig
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.pictures import grid, save_grid
@@ -142,7 +143,7 @@ class Trainer:
         loop = self.config.train
         worth_it = loop.steps * loop.batch_size >= COMPILE_FROM_IMAGES and self.device.type != "mps"
         wanted = loop.compile == "yes" or (loop.compile == "auto" and worth_it)
-        if wanted and not _compiler_works(self.device):
+        if wanted and not compiler_works(self.device):
             if loop.compile == "yes":
                 raise UserError("torch.compile finds no working C++ compiler: install one, or use --train.compile no")
             self.accelerator.print("no working C++ compiler: training without torch.compile, which is slower")
@@ -321,20 +322,3 @@ class RunLog:
 
     def close(self) -> None:
         self.tensorboard.close()
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16; one that emulates it is many times slower than in fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-def _compiler_works(device: torch.device) -> bool:
-    """Whether torch.compile can build code for the device here."""
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
-    except Exception:  # whatever it is that is missing, the answer is no
-        return False
-    return True
