@@ -13,28 +13,22 @@ from fromnoise.models import open_model
 from fromnoise.pictures import save_grid
 
 DIGITS = [3, 7, 2, 8]
-SHOWN = [0, 6, 10, 13, 16, 18, 20, 22, 24, 27]  # of 30 steps
+SHOWN = [0, 6, 10, 13, 16, 18, 20, 22, 24, 27, 30]  # of 30 steps
 
 
 @torch.inference_mode()
 def from_noise(path: Path) -> None:
-    """A row for each digit: x_t at some of the 30 steps, and the image at the end."""
+    """A row for each digit: x_t after some of the 30 steps, from the noise to the image."""
     model = open_model("mnist-conditional")
     network = NetworkDenoiser(model.unet, model.scheduler.schedule(), Prediction(model.scheduler.prediction_type))
     denoise = ClippedDenoiser(GuidedDenoiser(network, 3.0, {"class_labels": torch.tensor(model.null_class)}))
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(DIGITS))]
     noise = noise_like(torch.empty(len(DIGITS), 1, 28, 28), generators)
-    frames = []
-    image = ddpm(
-        denoise,
-        noise,
-        sampling_times(1000, 30, Spacing.TRAILING),
-        generators,
-        callback=lambda step, t, x, x0_hat: frames.append(x) if step in SHOWN else None,
-        class_labels=torch.tensor(DIGITS),
-    )
-    columns = torch.stack([*frames, image], dim=1)  # (digits, shown + 1, 1, 28, 28)
-    save_grid(path, to_pixels(columns.flatten(0, 1)), len(SHOWN) + 1)
+    times = sampling_times(1000, 30, Spacing.TRAILING)
+    walk = ddpm(denoise, noise, times, generators, class_labels=torch.tensor(DIGITS))
+    frames = [noise, *(moment.x for moment in walk)]
+    columns = torch.stack([frames[step] for step in SHOWN], dim=1)  # (digits, shown, 1, 28, 28)
+    save_grid(path, to_pixels(columns.flatten(0, 1)), len(SHOWN))
 
 
 if __name__ == "__main__":

@@ -45,16 +45,15 @@ def one_thread():
 
 
 def trace(monkeypatch, model, request):
-    """The x of every step, ``(steps, B, C, H, W)``, batch after batch, and the images."""
+    """The x that each step starts from, ``(steps, B, C, H, W)``, batch after batch, and the images."""
     seen = []
 
     def watched(sampler):
-        def run(*arguments, callback, **options):
-            def watch(step, t, x, x0_hat):
+        def run(denoise, x, *arguments, **options):
+            for moment in sampler(denoise, x, *arguments, **options):
                 seen.append(x.clone())
-                callback(step, t, x, x0_hat)
-
-            return sampler(*arguments, callback=watch, **options)
+                x = moment.x
+                yield moment
 
         return run
 

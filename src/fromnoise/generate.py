@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
 from fromnoise.nn.unet import UNet
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {
+SAMPLERS: dict[str, Callable[..., Iterator[samplers.Moment]]] = {
     "ddpm": samplers.ddpm,
     "ddim": samplers.ddim,
     "euler": solvers.euler,
@@ -234,11 +234,9 @@ def generate(model: Model, request: Request, progress: Callable[[int], None] | N
         generators = [torch.Generator().manual_seed(request.seed + int(i)) for i in indices]
         x = noise_like(torch.empty(len(indices), *shape[1:], device=device), generators)
         condition = {} if labels is None else {"class_labels": labels[indices].to(device)}
-
-        def callback(step: int, t: float, x: Tensor, x0_hat: Tensor) -> None:
+        for moment in sampler(denoise, x, times, generators, **condition):
+            x = moment.x
             if progress is not None:
                 progress(len(x))
-
-        x = sampler(denoise, x, times, generators, callback=callback, **condition)
         batches.append(to_pixels(x).cpu())
     return torch.cat(batches)

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from fromnoise.diffusion.exact import gaussian_denoiser
 from fromnoise.diffusion.guidance import GuidedDenoiser, guidance_at, guide, rescale_guided
 from fromnoise.diffusion.process import per_sample
-from fromnoise.diffusion.samplers import ddim
+from fromnoise.diffusion.samplers import ddim, final
 from fromnoise.diffusion.schedules import Schedule
 
 F64 = torch.float64
@@ -82,7 +82,7 @@ def guided_flow(steps, scale):
     denoise = GuidedDenoiser(TwoGaussians(schedule), scale, {"known": torch.tensor(0.0)})
     x = torch.tensor([[0.0], [1.0]], dtype=F64) * alpha_bar[-1].sqrt()
     times = [float(t) for t in range(steps, -1, -1)]
-    offset, one = ddim(denoise, x, times, torch.Generator(), known=torch.ones(2, dtype=F64))[:, 0].tolist()
+    offset, one = final(ddim(denoise, x, times, torch.Generator(), known=torch.ones(2, dtype=F64)))[:, 0].tolist()
     return torch.tensor([offset, one - offset], dtype=F64)
 
 
@@ -172,7 +172,7 @@ def test_interval__flow():
         levels = torch.cat([top * (high / top) ** share, high + (low - high) * share, low * (1 - share)])
         x = schedule.alpha(torch.ones(1, dtype=F64))[:, None]  # 1 at the scale of the image
         times = [*(levels / top).tolist(), 0.0]
-        results.append(ddim(wrapped, x, times, torch.Generator(), known=torch.ones(1, dtype=F64)).item())
+        results.append(final(ddim(wrapped, x, times, torch.Generator(), known=torch.ones(1, dtype=F64))).item())
     coarse, fine = results
     assert 2 * fine - coarse == pytest.approx(exact, rel=2e-3)
     assert abs(exact / (plain(0) / plain(top)) - 1) > 0.05  # without guidance it is something else

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from fromnoise.diffusion import samplers
 from fromnoise.diffusion.exact import EmpiricalDenoiser, GaussianMixture, gaussian_denoiser
 from fromnoise.diffusion.process import per_sample, posterior_variance
-from fromnoise.diffusion.samplers import Spacing, Variance, ddim, ddim_std, ddpm, sampling_times
+from fromnoise.diffusion.samplers import Spacing, Time, Variance, ddim, ddim_std, ddpm, final, sampling_times
 from fromnoise.diffusion.schedules import Schedule, cosine_betas, karras_sigmas, linear_betas
 from fromnoise.diffusion.solvers import add_noise, dpmpp_2m, edm_ode, euler, exponential_step, heun
 
@@ -31,10 +31,8 @@ class Gaussian:
 
 
 def path(sampler, denoise, x, times, generator, **options):
-    """What the sampler saw at each time, and its result."""
-    seen = []
-    result = sampler(denoise, x, times, generator, callback=lambda step, t, x, x0_hat: seen.append(x), **options)
-    return [*seen, result]
+    """The sample at each time, x first."""
+    return [x, *(moment.x for moment in sampler(denoise, x, times, generator, **options))]
 
 
 def final_variance(denoise, times, variance, monkeypatch):
@@ -49,7 +47,7 @@ def final_variance(denoise, times, variance, monkeypatch):
     x = torch.zeros(steps, 1, dtype=F64)  # row 0 follows x_T, row n the n-th noise; none at the last step
     alpha_bar = denoise.schedule.alpha_bar[int(times[0])]
     x[0] = (alpha_bar * denoise.variance + 1 - alpha_bar).sqrt()
-    result = ddpm(denoise, x, times, torch.Generator(), variance=variance).square().sum().item()
+    result = final(ddpm(denoise, x, times, torch.Generator(), variance=variance)).square().sum().item()
     assert len(drawn) == steps - 1
     return result
 
@@ -96,7 +94,7 @@ def test_ancestral__exact_data(generator, variance, steps):
     schedule, image = Schedule(linear_betas()), torch.tensor([[0.7, -1.0, 0.0]])
     x = torch.randn(64, 3, generator=generator)
     times = sampling_times(1000, steps, Spacing.LEADING)
-    result = ddpm(EmpiricalDenoiser(schedule, image), x, times, generator, variance=variance)
+    result = final(ddpm(EmpiricalDenoiser(schedule, image), x, times, generator, variance=variance))
     assert torch.equal(result, image.expand(64, 3))
 
 
@@ -117,7 +115,8 @@ def test_ancestral__noise(variance):
     """Data and x all 0: a step draws its noise alone, the square root of beta or beta~ of the whole jump times z."""
     schedule, image = Schedule(linear_betas()), torch.zeros(1, 2, dtype=F64)
     x, times = torch.zeros(3, 2, dtype=F64), [800.0, 500.0]
-    actual = ddpm(EmpiricalDenoiser(schedule, image), x, times, torch.Generator().manual_seed(4), variance=variance)
+    denoise, generator = EmpiricalDenoiser(schedule, image), torch.Generator().manual_seed(4)
+    actual = final(ddpm(denoise, x, times, generator, variance=variance))
     z = torch.randn(3, 2, generator=torch.Generator().manual_seed(4)).double()
     before, now = schedule.alpha_bar[[500, 800]].tolist()
     beta = 1 - now / before
@@ -141,7 +140,7 @@ def test_ddim(eta):
     noise_hat = (x - ab_t.sqrt() * guess) / (1 - ab_t).sqrt()
     z = torch.randn(3, 2, generator=torch.Generator().manual_seed(2)).double()
     expected = ab_u.sqrt() * guess + (1 - ab_u - std**2).sqrt() * noise_hat + std * z
-    actual = ddim(denoise, x, [900.0, 650.0], torch.Generator().manual_seed(2), eta=eta)
+    actual = final(ddim(denoise, x, [900.0, 650.0], torch.Generator().manual_seed(2), eta=eta))
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -166,7 +165,8 @@ def test_ddim__gaussian(generator):
     x, times = torch.randn(4, 2, generator=generator, dtype=F64), sampling_times(1000, 1000, Spacing.LEADING)
     alpha_bar = schedule.alpha_bar[-1].item()
     expected = x * math.sqrt(0.25 / (alpha_bar * 0.25 + 1 - alpha_bar))
-    torch.testing.assert_close(ddim(Gaussian(schedule, 0.0, 0.25), x, times, generator), expected, rtol=1e-2, atol=0)
+    result = final(ddim(Gaussian(schedule, 0.0, 0.25), x, times, generator))
+    torch.testing.assert_close(result, expected, rtol=1e-2, atol=0)
 
 
 def test_ddim__unit_gaussian(generator):
@@ -174,7 +174,7 @@ def test_ddim__unit_gaussian(generator):
     schedule = Schedule(linear_betas())
     x, times = torch.randn(4, 2, generator=generator, dtype=F64), sampling_times(1000, 20, Spacing.LEADING)
     angle = schedule.alpha_bar[[int(t) for t in times]].sqrt().acos()  # alpha is its cosine, sigma its sine
-    result = ddim(Gaussian(schedule, 0.0, 1.0), x, times, generator)
+    result = final(ddim(Gaussian(schedule, 0.0, 1.0), x, times, generator))
     torch.testing.assert_close(result, x * angle.diff().cos().prod(), rtol=1e-9, atol=0)
 
 
@@ -205,7 +205,7 @@ def test_ddim_eta__sampler(generator):
     denoise = Gaussian(Schedule(linear_betas()), 0.3, 0.25)
     x, times = torch.randn(5, 3, generator=generator, dtype=F64), sampling_times(1000, 20, Spacing.LINSPACE)
     one, other = (torch.Generator().manual_seed(3) for _ in range(2))
-    torch.testing.assert_close(ddim(denoise, x, times, one, eta=1.0), ddpm(denoise, x, times, other))
+    torch.testing.assert_close(final(ddim(denoise, x, times, one, eta=1.0)), final(ddpm(denoise, x, times, other)))
 
 
 def test_ddim_marginal():
@@ -244,7 +244,7 @@ def on_the_way(sampler, denoise, at_top, top, bottom, steps):
     """Where a sampler takes x / alpha from one noise level to a lower one, along the levels of `karras`."""
     schedule = denoise.schedule
     times = (karras_sigmas(steps + 1, bottom, top) / top).clamp(max=1)
-    x = sampler(denoise, at_top * schedule.alpha(times[:1]), times.tolist(), torch.Generator())
+    x = final(sampler(denoise, at_top * schedule.alpha(times[:1]), times.tolist(), torch.Generator()))
     return x / schedule.alpha(times[-1:])
 
 
@@ -331,7 +331,8 @@ def test_edm_ode(generator):
     x0, noise = torch.randn(2, 4, 3, generator=generator, dtype=F64)
     t = torch.tensor([1.0, 30.5, 700.0, 1000.0], dtype=F64)
     x = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * noise
-    torch.testing.assert_close(edm_ode(schedule, x, x0, t), noise, rtol=1e-9, atol=1e-9)
+    scale, level = (values[:, None] for values in schedule.scale_and_level(t))
+    torch.testing.assert_close(edm_ode(x / scale, x0, level), noise, rtol=1e-9, atol=1e-9)
 
 
 def test_edm_ode__gaussian():
@@ -350,7 +351,7 @@ def test_euler():
     (a_t, _, r_t), (a_u, _, r_u) = coefficients(schedule, 900, 650)
     scaled = x / a_t
     expected = a_u * (scaled + (r_u - r_t) * (scaled - guess) / r_t)
-    one, other = (f(Answers(schedule, guess), x, [900.0, 650.0], torch.Generator()) for f in (euler, ddim))
+    one, other = (final(f(Answers(schedule, guess), x, [900.0, 650.0], torch.Generator())) for f in (euler, ddim))
     torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -373,7 +374,7 @@ def test_heun():
     end = x / a_t + (r_u - r_t) * here
     there = (end - second) / r_u
     denoise = Answers(schedule, first, second)
-    actual = heun(denoise, x, [900.0, 650.0], torch.Generator())
+    actual = final(heun(denoise, x, [900.0, 650.0], torch.Generator()))
     torch.testing.assert_close(actual, a_u * (x / a_t + (r_u - r_t) * (here + there) / 2), rtol=1e-9, atol=1e-12)
     (_, t), (asked, u) = denoise.asked
     torch.testing.assert_close(asked, a_u * end, rtol=1e-9, atol=1e-12)
@@ -383,7 +384,7 @@ def test_heun():
 def test_heun__last_step():
     """To 0 it is Euler's step: one question, and its answer is the result."""
     schedule, x, guess, _ = example()
-    torch.testing.assert_close(heun(Answers(schedule, guess), x, [900.0, 0.0], torch.Generator()), guess)
+    torch.testing.assert_close(final(heun(Answers(schedule, guess), x, [900.0, 0.0], torch.Generator())), guess)
 
 
 def test_heun__order():
@@ -439,12 +440,12 @@ def test_exp_int__constant():
     schedule, x, x0_hat, _ = example()
     (a_t, s_t, _), (a_u, s_u, _) = coefficients(schedule, 900, 650)
     integral = quad(math.exp, math.log(a_t / s_t), math.log(a_u / s_u), epsabs=1e-13)[0]
-    t, u = torch.full((5,), 900.0, dtype=F64), torch.full((5,), 650.0, dtype=F64)
-    actual = exponential_step(schedule, x, x0_hat, t, u)
+    t, u, end = (Time(schedule, value, x) for value in (900.0, 650.0, 0.0))
+    actual = exponential_step(x, x0_hat, t, u)
     torch.testing.assert_close(actual, s_u / s_t * x + s_u * integral * x0_hat, rtol=1e-9, atol=1e-12)
-    other = ddim(Answers(schedule, x0_hat), x, [900.0, 650.0], torch.Generator())
+    other = final(ddim(Answers(schedule, x0_hat), x, [900.0, 650.0], torch.Generator()))
     torch.testing.assert_close(actual, other, rtol=1e-9, atol=1e-12)
-    assert torch.equal(exponential_step(schedule, x, x0_hat, t, 0 * u), x0_hat)
+    assert torch.equal(exponential_step(x, x0_hat, t, end), x0_hat)
 
 
 def test_dpmpp2m():
@@ -458,10 +459,11 @@ def test_dpmpp2m():
     drawn_on = (1 + 1 / (2 * r)) * second - 1 / (2 * r) * first
     expected = s_0 / s_1 * middle - a_0 * (math.exp(-h) - 1) * drawn_on
     denoise = Answers(schedule, first, second)
-    actual = dpmpp_2m(denoise, x, [900.0, 650.0, 300.0], torch.Generator())
+    actual = final(dpmpp_2m(denoise, x, [900.0, 650.0, 300.0], torch.Generator()))
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(denoise.asked[1][0], middle, rtol=1e-9, atol=1e-12)
-    assert torch.equal(dpmpp_2m(Answers(schedule, first, second), x, [900.0, 650.0, 0.0], torch.Generator()), second)
+    last = final(dpmpp_2m(Answers(schedule, first, second), x, [900.0, 650.0, 0.0], torch.Generator()))
+    assert torch.equal(last, second)
 
 
 def test_dpmpp2m__order():

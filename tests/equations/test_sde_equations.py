@@ -9,6 +9,7 @@ import torch
 
 from fromnoise.diffusion.exact import GaussianMixture, gaussian_flow
 from fromnoise.diffusion.process import forward_step
+from fromnoise.diffusion.samplers import final
 from fromnoise.diffusion.schedules import Schedule, karras_sigmas
 from fromnoise.diffusion.sde import (
     probability_flow,
@@ -206,7 +207,8 @@ def test_cdf_invariant__mixture():
     x = torch.linspace(-15, 15, 9, dtype=F64)[:, None]
     times = (karras_sigmas(steps + 1, bottom, top) / top).clamp(max=1)
     denoise = GaussianMixture(schedule, weights, means[:, None], stds)
-    end = heun(denoise, x * schedule.alpha(times[:1]), times.tolist(), torch.Generator()) / schedule.alpha(times[-1:])
+    end = final(heun(denoise, x * schedule.alpha(times[:1]), times.tolist(), torch.Generator()))
+    end = end / schedule.alpha(times[-1:])
 
     def below(x, level):
         return (weights * torch.special.ndtr((x - means) / (stds.square() + level**2).sqrt())).sum(1)

@@ -1,34 +1,51 @@
-"""Samplers: from noise at the first time of a list to an image at the last, by a denoiser.
+"""Samplers: from noise at the first time of a list to an image at the last, by asking a denoiser.
 
-Here are DDPM's and DDIM's, and the lists of times; the faster ones are in `solvers`. Each is a pure function of the
-denoiser, the noise, a falling list of times that ends in 0, and a generator. The optional ``callback(step, t, x,
-x0_hat)`` sees every intermediate.
+Every sampler is a generator function with the same signature, its own options aside::
+
+    sampler(denoise, x, times, generator, *, option=..., **condition) -> Iterator[Moment]
+
+x is ``(B, ...)``, at time ``times[0]``; the times fall; the conditions ``(B, ...)`` are handed to the denoiser. After
+each step the sampler yields a `Moment`, N of them for N + 1 times. `final` runs it to the end. Here are DDPM's sampler,
+DDIM's and the lists of times; `solvers` has samplers that need fewer steps.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fromnoise.diffusion.parameterization import Denoiser, noise_from_x0
-from fromnoise.diffusion.process import (
-    Generator,
-    forward_jump,
-    noise_like,
-    per_sample,
-    posterior_mean,
-    posterior_variance,
-)
+from fromnoise.diffusion.process import Generator, forward_jump, noise_like, posterior_mean, posterior_variance
 from fromnoise.diffusion.schedules import NoiseSchedule, Schedule, karras_sigmas, shift
 
 HIGHEST_LEVEL = 80.0
 """Where sampling times spaced by noise level start at most: above it ``sigma / alpha`` shows nothing of the image, and
 on the cosine schedule, which reaches 20,000, it would take half of the steps."""
 
-Callback = Callable[[int, float, Tensor, Tensor], None]
+
+class Moment(NamedTuple):
+    """What a step ends with: x ``(B, ...)`` at time t, and what the denoiser said at the step's start, ``(B, ...)``."""
+
+    t: float
+    x: Tensor
+    x0_hat: Tensor
+
+
+def final(moments: Iterable[Moment]) -> Tensor:
+    """The sample after the last step, ``(B, ...)``. Earlier moments are not kept.
+
+    Raises:
+        ValueError: no step was taken.
+    """
+    last = deque(moments, maxlen=1)
+    if not last:
+        raise ValueError("no step was taken: a list of times needs two of them")
+    return last[0].x
 
 
 class Variance(StrEnum):
@@ -101,6 +118,31 @@ def flow_times(steps: int, factor: float = 1.0) -> list[float]:
     return [shift(1 - i / steps, factor) for i in range(steps + 1)]
 
 
+class Time:
+    """A time of a sampler's list, and the coordinates there, each ``(B, 1, ...)`` so that it multiplies x.
+
+    They are float32 or wider; what a sampler computes with them is cast to x's dtype at the end of a step.
+
+    Attributes:
+        value: the time itself; batch: the same as a denoiser is told it, ``(B,)``.
+        alpha, sigma: of ``x = alpha x_0 + sigma noise``; log_snr: ``log(alpha / sigma)``.
+        scale, level: ``x / scale`` moves in a straight line, as fast as the level, while x0_hat stays. The schedule
+            chooses them, and where alpha is 0 the level may be infinite.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, value: float, x: Tensor):
+        self.schedule, self.value = schedule, value
+        self.batch = torch.full((len(x),), value, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        t = self.batch.view(-1, *[1] * (x.ndim - 1))
+        self.alpha, self.sigma, self.log_snr = schedule.alpha(t), schedule.sigma(t), schedule.log_snr(t)
+        self.scale, self.level = schedule.scale_and_level(t)
+
+
+def steps(schedule: NoiseSchedule, times: Sequence[float], x: Tensor) -> Iterator[tuple[Time, Time]]:
+    """The two times of each step, the one it starts at first."""
+    return pairwise(Time(schedule, t, x) for t in times)
+
+
 def ddpm(
     denoise: Denoiser,
     x: Tensor,
@@ -108,71 +150,52 @@ def ddpm(
     generator: Generator,
     *,
     variance: Variance = Variance.SMALL,
-    callback: Callback | None = None,
     **condition: Tensor,
-) -> Tensor:
-    """Ancestral sampling: guess x_0, then draw from the posterior as if the guess were right. Eq. ancestral.
-
-    ``x_u = posterior_mean(x0_hat, x_t) + std z``, and no noise at the step that ends at 0.
-
-    Args:
-        x: ``(B, ...)``, at time ``times[0]``.
-
-    Returns:
-        ``(B, ...)``, at time ``times[-1]``.
+) -> Iterator[Moment]:
+    """Ancestral sampling: guess x_0, then draw from the posterior as if the guess were right (`ancestral_step`).
 
     Source: Ho et al. 2020 (arXiv 2006.11239), algorithm 2.
     """
-    for step, (t, u, time_t, time_u) in enumerate(steps_between(times, x)):
-        x0_hat = denoise(x, time_t, **condition)
-        if callback is not None:
-            callback(step, t, x, x0_hat)
-        x = posterior_mean(denoise.schedule, x0_hat, x, time_u, time_t)
-        if u > 0:
-            small = posterior_variance(denoise.schedule, time_u, time_t)
-            large = forward_jump(denoise.schedule, time_u, time_t)[1].square()
-            std = (small if variance is Variance.SMALL else large).sqrt()
-            x = x + per_sample(std, x) * noise_like(x, generator)
-    return x
+    for t, u in steps(denoise.schedule, times, x):
+        x0_hat = denoise(x, t.batch, **condition)
+        x = ancestral_step(x, x0_hat, t, u, generator, variance)
+        yield Moment(u.value, x, x0_hat)
+
+
+def ancestral_step(
+    x: Tensor, x0_hat: Tensor, t: Time, u: Time, generator: Generator, variance: Variance = Variance.SMALL
+) -> Tensor:
+    """x at time u, drawn from the posterior of x at time t and the guess x0_hat, ``(B, ...)``. Eq. ancestral.
+
+    ``x_u = posterior_mean(x0_hat, x_t) + std z``, and no noise where u is 0.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), algorithm 2.
+    """
+    mean = posterior_mean(t.schedule, x0_hat, x, u.batch, t.batch)
+    small = posterior_variance(t.schedule, u.batch, t.batch).sqrt()
+    large = forward_jump(t.schedule, u.batch, t.batch)[1]
+    std = (small if variance is Variance.SMALL else large).view_as(u.sigma)
+    return mean if u.value == 0 else (mean + std * noise_like(x, generator)).to(x)
 
 
 def ddim(
-    denoise: Denoiser,
-    x: Tensor,
-    times: Sequence[float],
-    generator: Generator,
-    *,
-    eta: float = 0.0,
-    callback: Callback | None = None,
-    **condition: Tensor,
-) -> Tensor:
+    denoise: Denoiser, x: Tensor, times: Sequence[float], generator: Generator, *, eta: float = 0.0, **condition: Tensor
+) -> Iterator[Moment]:
     """DDIM: guess x_0 and the noise, and mix them again at the lower noise level. Eq. ddim.
 
     ``x_u = alpha(u) x0_hat + sqrt(sigma(u)^2 - std^2) noise_hat + std z`` with std of `ddim_std`: deterministic at
     eta = 0, ancestral sampling at eta = 1.
 
-    Args:
-        x: ``(B, ...)``, at time ``times[0]``.
-
-    Returns:
-        ``(B, ...)``, at time ``times[-1]``.
-
     Source: Song et al. 2021 (arXiv 2010.02502), equation 12.
     """
-    schedule = denoise.schedule
-    for step, (t, u, time_t, time_u) in enumerate(steps_between(times, x)):
-        x0_hat = denoise(x, time_t, **condition)
-        if callback is not None:
-            callback(step, t, x, x0_hat)
-        noise_hat = noise_from_x0(
-            x, x0_hat, per_sample(schedule.alpha(time_t), x), per_sample(schedule.sigma(time_t), x)
-        )
-        std = ddim_std(schedule, time_u, time_t, eta)
-        direction = (schedule.sigma(time_u).square() - std.square()).clamp(min=0).sqrt()
-        x = per_sample(schedule.alpha(time_u), x) * x0_hat + per_sample(direction, x) * noise_hat
-        if eta > 0 and u > 0:
-            x = x + per_sample(std, x) * noise_like(x, generator)
-    return x
+    for t, u in steps(denoise.schedule, times, x):
+        x0_hat = denoise(x, t.batch, **condition)
+        noise_hat = noise_from_x0(x, x0_hat, t.alpha, t.sigma)
+        std = ddim_std(denoise.schedule, u.batch, t.batch, eta).view_as(u.sigma)
+        kept = (u.sigma.square() - std.square()).clamp(min=0).sqrt()
+        z = noise_like(x, generator) if eta > 0 and u.value > 0 else 0
+        x = (u.alpha * x0_hat + kept * noise_hat + std * z).to(x)
+        yield Moment(u.value, x, x0_hat)
 
 
 def ddim_std(schedule: NoiseSchedule, u: Tensor, t: Tensor, eta: float) -> Tensor:
@@ -183,10 +206,3 @@ def ddim_std(schedule: NoiseSchedule, u: Tensor, t: Tensor, eta: float) -> Tenso
     Source: Song et al. 2021 (arXiv 2010.02502), equation 16.
     """
     return eta * posterior_variance(schedule, u, t).sqrt()
-
-
-def steps_between(times: Sequence[float], x: Tensor) -> list[tuple[float, float, Tensor, Tensor]]:
-    """Each step's two times, the later first, as numbers and as tensors ``(B,)``."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    full = [(t, torch.full((len(x),), t, dtype=dtype, device=x.device)) for t in times]
-    return [(t, u, time_t, time_u) for (t, time_t), (u, time_u) in pairwise(full)]
