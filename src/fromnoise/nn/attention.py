@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fromnoise.nn.layers import zeroed
-from fromnoise.nn.normalization import GroupNorm
+from fromnoise.nn.layers import GroupNorm, zeroed
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -26,7 +25,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     scale = query.shape[-1] ** -0.25
     scores = (query * scale) @ (key * scale).transpose(-2, -1)  # (..., N, M)
-    return torch.softmax(scores, dim=-1) @ value
+    return torch.softmax(scores, dim=-1) @ value  # (..., N, head_dim)
 
 
 class AttentionBlock(nn.Module):
@@ -45,13 +44,12 @@ class AttentionBlock(nn.Module):
         self.to_out = nn.ModuleList([zeroed(nn.Linear(channels, channels))])
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
-        q, k, v = (self._heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
-        merged = attention(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
-        out = self.to_out[0](merged).transpose(1, 2).reshape(batch, channels, height, width)
+        qkv = [self._heads(to(tokens)) for to in (self.to_q, self.to_k, self.to_v)]  # (B, heads, H*W, head_dim) each
+        merged = attention(*qkv).transpose(1, 2).flatten(2)  # (B, H*W, C)
+        out = self.to_out[0](merged).transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, H, W)
         return x + out
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, heads, N, head_dim)``."""
-        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, N, head_dim)

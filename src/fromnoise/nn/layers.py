@@ -1,6 +1,7 @@
 """The parts of a U-Net other than attention: time embedding, residual block, down- and upsampling.
 
-Attribute names are those of diffusers, so that weights load in both directions without renaming.
+Attribute names are those of diffusers, so that weights load in both directions without renaming. What has to be fast is
+in `fromnoise.nn.fast`, beside the plain formula that it must equal.
 """
 
 import math
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fromnoise.nn.convolution import Conv2d, convolve
-from fromnoise.nn.normalization import GroupNorm
+from fromnoise.nn.fast.convolution import convolve
+from fromnoise.nn.fast.group_norm import group_norm
+from fromnoise.nn.fast.upsampling import upsample
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -27,12 +29,7 @@ def zeroed(layer: Layer) -> Layer:
 
 
 def timestep_embedding(
-    timestep: Tensor,
-    dim: int,
-    *,
-    flip_sin_to_cos: bool = False,
-    freq_shift: float = 0,
-    max_period: float = 10_000,
+    timestep: Tensor, dim: int, *, flip_sin_to_cos: bool = False, freq_shift: float = 0, max_period: float = 10_000
 ) -> Tensor:
     """A timestep as a vector of sines and cosines of falling frequency. Eq. sinusoid.
 
@@ -56,7 +53,27 @@ def timestep_embedding(
     frequency = torch.exp(-math.log(max_period) * exponent)
     angle = timestep.to(dtype)[:, None] * frequency  # (B, dim/2)
     waves = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
-    return F.pad(torch.cat(waves, dim=1), (0, dim % 2))
+    return F.pad(torch.cat(waves, dim=1), (0, dim % 2))  # (B, dim)
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` with square weights: the same parameters, result and gradients."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return convolve(input, self.weight, self.bias, self.stride[0], int(self.padding[0]))  # (B, D, H', W')
+
+
+class GroupNorm(nn.GroupNorm):
+    """``silu((x + offset - mean) / sqrt(variance + eps) * weight + bias)``; offset and SiLU only where asked for.
+
+    Mean and variance are those of one image and one group of channels, over all pixels. Without offset and SiLU this is
+    ``nn.GroupNorm``. Shapes: ``(B, C, H, W)`` to the same; offset ``(B, C)``; weight and bias ``(C,)``.
+
+    Source: Wu and He 2018 (arXiv 1803.08494).
+    """
+
+    def forward(self, input: Tensor, offset: Tensor | None = None, silu: bool = False) -> Tensor:
+        return group_norm(input, offset, self.weight, self.bias, self.num_groups, self.eps, silu)
 
 
 class TimestepEmbedding(nn.Module):
@@ -68,7 +85,7 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, sinusoids: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(sinusoids)))
+        return self.linear_2(F.silu(self.linear_1(sinusoids)))  # (B, dim)
 
 
 class ResidualBlock(nn.Module):
@@ -93,10 +110,10 @@ class ResidualBlock(nn.Module):
         self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x, silu=True))
-        time = self.time_emb_proj(F.silu(time))  # (B, C or 2C)
+        h = self.conv1(self.norm1(x, silu=True))  # (B, C, H, W), C for out_channels
+        time = self.time_emb_proj(F.silu(time))  # (B, C), or (B, 2C) with scale_shift
         if self.scale_shift:
-            scale, shift = time[:, :, None, None].chunk(2, dim=1)
+            scale, shift = time[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
             h = F.silu(self.norm2(h) * (1 + scale) + shift)
         else:
             h = self.norm2(h, offset=time, silu=True)
@@ -116,23 +133,16 @@ class Downsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_after else x)
+        x = F.pad(x, (0, 1, 0, 1)) if self.pad_after else x  # (B, C, H, W) or (B, C, H+1, W+1)
+        return self.conv(x)  # (B, C, H/2, W/2)
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``: each pixel four times, then a 3x3 convolution.
-
-    Both are done at once. The nine weights at a position meet only 2x2 different pixels, so those that meet the same
-    one are added up beforehand: that makes a transposed convolution of stride 2 with 4x4 weights, which multiplies 16
-    times where there were 36 to do, and nothing is repeated in memory.
-    """
+    """Doubles the size, ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``: each pixel becomes a 2x2 square, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.conv.weight.transpose(0, 1).flip(2, 3)  # a transposed convolution reads its weights backwards
-        kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
-        kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-        return convolve(x, kernel, self.conv.bias, stride=2, padding=1, transposed=True)
+        return upsample(x, self.conv.weight, self.conv.bias)  # (B, C, 2H, 2W)

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.nn.attention import AttentionBlock
-from fromnoise.nn.layers import Downsample, ResidualBlock, TimestepEmbedding, Upsample, timestep_embedding, zeroed
-from fromnoise.nn.normalization import GroupNorm
+from fromnoise.nn.layers import (
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    TimestepEmbedding,
+    Upsample,
+    timestep_embedding,
+    zeroed,
+)
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,9 @@ class _Blocks(nn.Module):
 
     def __init__(self, config: UNetConfig, widths: list[tuple[int, int]], attend: bool):
         super().__init__()
-        self.resnets = nn.ModuleList(_residual(config, width_in, width_out) for width_in, width_out in widths)
-        if attend:
-            self.attentions = nn.ModuleList(_attention(config, width_out) for _, width_out in widths)
         self.attend = attend
+        self.resnets = nn.ModuleList(_residual(config, width_in, width_out) for width_in, width_out in widths)
+        self.attentions = nn.ModuleList(_attention(config, width_out) for _, width_out in widths if attend)
 
     def layer(self, i: int, x: Tensor, time: Tensor) -> Tensor:
         x = self.resnets[i](x, time)
@@ -90,16 +96,15 @@ class DownBlock(_Blocks):
 
     def __init__(self, config: UNetConfig, widths: list[tuple[int, int]], attend: bool, downsample: bool):
         super().__init__(config, widths, attend)
-        if downsample:
-            self.downsamplers = nn.ModuleList([Downsample(widths[-1][1], config.downsample_padding)])
-        self.downsample = downsample
+        down = [Downsample(widths[-1][1], config.downsample_padding)] if downsample else []
+        self.downsamplers = nn.ModuleList(down)
 
     def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, time)
+            x = self.layer(i, x, time)  # (B, C, H, W), C for the channels of this level
             skips.append(x)
-        if self.downsample:
-            x = self.downsamplers[0](x)
+        for downsample in self.downsamplers:  # one, or none
+            x = downsample(x)  # (B, C, H/2, W/2)
             skips.append(x)
         return x
 
@@ -109,14 +114,12 @@ class MiddleBlock(_Blocks):
 
     def __init__(self, config: UNetConfig, width: int):
         super().__init__(config, [(width, width), (width, width)], attend=False)
-        if config.middle_attention:
-            self.attentions = nn.ModuleList([_attention(config, width)])
-        self.attend_between = config.middle_attention
+        self.attentions = nn.ModuleList([_attention(config, width)] if config.middle_attention else [])
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         x = self.resnets[0](x, time)
-        if self.attend_between:
-            x = self.attentions[0](x)
+        for attention in self.attentions:  # one, or none
+            x = attention(x)
         return self.resnets[1](x, time)
 
 
@@ -125,14 +128,13 @@ class UpBlock(_Blocks):
 
     def __init__(self, config: UNetConfig, widths: list[tuple[int, int]], attend: bool, upsample: bool):
         super().__init__(config, widths, attend)
-        if upsample:
-            self.upsamplers = nn.ModuleList([Upsample(widths[-1][1])])
-        self.upsample = upsample
+        self.upsamplers = nn.Sequential(Upsample(widths[-1][1])) if upsample else nn.Sequential()
 
     def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), time)
-        return self.upsamplers[0](x) if self.upsample else x
+            x = torch.cat([x, skips.pop()], dim=1)  # (B, C below + C of the skip, H, W)
+            x = self.layer(i, x, time)  # (B, C, H, W)
+        return self.upsamplers(x)  # (B, C, 2H, 2W), or as it is at level 0
 
 
 class UNet(nn.Module):
@@ -162,9 +164,8 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         for level, (width_in, width) in enumerate(pairwise((widths[0], *widths))):
             pairs = [(width_in if i == 0 else width, width) for i in range(layers)]
-            block = DownBlock(config, pairs, config.attention_levels[level], downsample=level < last)
-            self.down_blocks.append(block)
-            skips += [width] * (layers + block.downsample)
+            self.down_blocks.append(DownBlock(config, pairs, config.attention_levels[level], downsample=level < last))
+            skips += [width] * (layers + (level < last))
 
         self.mid_block = MiddleBlock(config, widths[-1])
 
@@ -181,22 +182,22 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
         time = self._time(timestep, class_labels, x.dtype)  # (B, 4 * channels[0])
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (B, channels[0], H, W)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, time, skips)
+            x = block(x, time, skips)  # in the end (B, channels[-1], H / size_multiple, W / size_multiple)
         x = self.mid_block(x, time)
         for block in self.up_blocks:
-            x = block(x, time, skips)
-        return self.conv_out(self.conv_norm_out(x, silu=True))
+            x = block(x, time, skips)  # in the end (B, channels[0], H, W)
+        return self.conv_out(self.conv_norm_out(x, silu=True))  # (B, out_channels, H, W)
 
     def _time(self, timestep: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Time and class as the one vector that reaches every residual block."""
         config = self.config
         sinusoids = timestep_embedding(
             timestep, config.channels[0], flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
-        )
-        time = self.time_embedding(sinusoids.to(dtype))
+        )  # (B, channels[0])
+        time = self.time_embedding(sinusoids.to(dtype))  # (B, 4 * channels[0])
         if (class_labels is None) != (config.num_class_embeds is None):
             kind = "an unconditional" if config.num_class_embeds is None else "a class-conditional"
             raise ValueError(f"class_labels {'missing' if class_labels is None else 'given'} for {kind} network")
@@ -204,14 +205,8 @@ class UNet(nn.Module):
 
 
 def _residual(config: UNetConfig, width_in: int, width_out: int) -> ResidualBlock:
-    return ResidualBlock(
-        width_in,
-        width_out,
-        4 * config.channels[0],
-        groups=config.norm_groups,
-        eps=config.norm_eps,
-        scale_shift=config.scale_shift,
-    )
+    time_dim, groups, eps = 4 * config.channels[0], config.norm_groups, config.norm_eps
+    return ResidualBlock(width_in, width_out, time_dim, groups=groups, eps=eps, scale_shift=config.scale_shift)
 
 
 def _attention(config: UNetConfig, width: int) -> AttentionBlock:

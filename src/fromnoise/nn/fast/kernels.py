@@ -1,4 +1,4 @@
-"""C++ kernels: compiled by the machine's own compiler when they are first needed, and kept in the user's cache."""
+"""C++ kernels: the machine's own compiler builds them when they are first needed; the user's cache keeps them."""
 
 import ctypes
 import hashlib
@@ -16,21 +16,23 @@ from fromnoise.errors import UserError
 from fromnoise.files import written_whole
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
+C_TYPES: dict[type, Any] = {bool: ctypes.c_int, int: ctypes.c_int64, float: ctypes.c_float}
 
 
 @cache
 def library(source: Path) -> ctypes.CDLL | None:
-    """The library that a C++ file of this package makes, or None where there is none to be had.
+    """The library that a C++ file of this package makes, or None where it cannot be built.
 
-    It is built for this processor by ``$CXX`` or ``c++``, in a second, and shares torch's OpenMP threads. On other
-    systems than Linux, without a compiler, or where the cache cannot be written, the caller does without.
+    ``$CXX`` or ``c++`` builds it for this processor, in a second; it shares torch's OpenMP threads. It cannot be built
+    on systems other than Linux, without a compiler, or where the cache cannot be written.
     """
     if sys.platform != "linux" or os.environ.get("FROMNOISE_KERNELS") == "0":
         return None
     command = [os.environ.get("CXX", "c++"), *FLAGS]
     built_for = repr((command, sorted(torch.cpu.get_capabilities().items()))).encode()
     key = hashlib.sha256(source.read_bytes() + built_for).hexdigest()[:16]
-    target = cache_folder() / f"{source.stem}-{key}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromnoise"
+    target = folder / f"{source.stem}-{key}.so"
     try:
         if not target.exists():
             with written_whole(target) as partial:
@@ -40,22 +42,16 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
 
 
-def call(function: Any, *arguments: object) -> None:
-    """Calls a function of such a library: tensors become pointers, None a null pointer; its last argument is the
-    number of threads, which is torch's.
+def call(function: Any, *arguments: Tensor | float | None) -> None:
+    """Calls a function of such a library. Tensors become pointers, None a null pointer.
+
+    The last argument that the function gets is the number of threads, which is torch's.
     """
     function.restype = None
     function(*map(_for_c, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
-def _for_c(value: object) -> object:
-    if value is None or isinstance(value, Tensor):
-        return ctypes.c_void_p(None if value is None else value.data_ptr())
-    if isinstance(value, bool):
-        return ctypes.c_int(value)
-    return ctypes.c_int64(value) if isinstance(value, int) else value
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromnoise"
+def _for_c(value: Tensor | float | None) -> object:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return None if value is None else C_TYPES[type(value)](value)

@@ -1,0 +1,27 @@
+"""Upsampling and the convolution after it, in one."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fromnoise.nn.fast.convolution import convolve
+
+
+def formula(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `upsample` must equal: each pixel becomes a 2x2 square, then comes a 3x3 convolution.
+
+    Shapes: x ``(B, C, H, W)``, weight ``(D, C, 3, 3)``, bias ``(D,)``; to ``(B, D, 2H, 2W)``.
+    """
+    squares = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)  # (B, C, 2H, 2W)
+    return F.conv2d(squares, weight, bias, padding=1)  # (B, D, 2H, 2W)
+
+
+def upsample(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The formula in less than half the multiplications, and without the squares in memory.
+
+    The nine weights at a position meet only 2x2 different pixels, so the weights that meet the same pixel are added up
+    first. That gives a transposed convolution of stride 2 with 4x4 weights: 16 multiplications instead of 36.
+    """
+    weight = weight.transpose(0, 1).flip(2, 3)  # (C, D, 3, 3), backwards, as a transposed convolution reads it
+    weight = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))  # (C, D, 3, 4)
+    weight = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))  # (C, D, 4, 4)
+    return convolve(x, weight, bias, stride=2, padding=1, transposed=True)  # (B, D, 2H, 2W)
