@@ -9,7 +9,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from fromnoise.nn.attention import AttentionBlock
-from fromnoise.train.loop import Trainer
+from fromnoise.train.trainer import Trainer
 
 STEP, ATTENTION = "whole step", "attention block"
 KINDS = (  # the first whose word is in the name of an operation, or else of one that it is a part of

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fromnoise.devices import DTYPES
 from fromnoise.train.memory import keep_freed_memory
 
 PEAK_SHAPES = {  # of 3x3 convolutions: batch, channels, height and width; the first three are the MNIST network's
@@ -67,7 +68,7 @@ def _timed(case: Case, calls: int) -> float:
     return time.perf_counter() - start
 
 
-class Elsewhere:
+class OwnProcess:
     """Something to call that lives in a process of its own, where no other contestant's settings reach it.
 
     Args:
@@ -126,11 +127,15 @@ def forward_flops(network: nn.Module, *inputs: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def peak_convolution(batch: int, channels: int, size: int) -> tuple[Callable[[], object], float]:
-    """A 3x3 convolution in bf16 and channels-last, whose best rate is what the machine can do; and its operations."""
+def peak_convolution(batch: int, channels: int, size: int, dtype: str) -> tuple[Callable[[], object], float]:
+    """A 3x3 convolution, channels-last, whose best rate is what the machine can do; and how many operations it takes.
+
+    Args:
+        dtype: bf16 or fp32. Which of the two is faster depends on the processor.
+    """
     keep_freed_memory()
-    x = torch.randn(batch, channels, size, size).to(torch.bfloat16, memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
+    x = torch.randn(batch, channels, size, size).to(DTYPES[dtype], memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3).to(DTYPES[dtype], memory_format=torch.channels_last)
     run = torch.no_grad()(lambda: F.conv2d(x, weight, padding=1))
     return run, 2.0 * batch * channels * channels * 9 * size * size
 

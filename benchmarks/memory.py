@@ -14,8 +14,9 @@ from typing import Any
 
 import fromnoise.train.run  # noqa: F401  what the command imports
 import ours
-from fromnoise.generate import Request, generate
-from fromnoise.train.config import preset_names
+from fromnoise.sampling.generate import generate
+from fromnoise.sampling.request import Request
+from fromnoise.train.config import load_config, preset_names
 from measure import peak_memory
 
 TASKS = ("import", "sample", "train eager", "train compiled")
@@ -23,9 +24,10 @@ STEPS = 3  # a step's memory is that of any other; the first two make the optimi
 
 
 def measure(quick: bool) -> dict[str, dict[str, Any]]:
-    """Bytes at the peak, for each preset and task."""
+    """Bytes at the peak, for each preset of a diffusion model and each task."""
     results: dict[str, dict[str, Any]] = {}
-    for preset in ["digits"] if quick else preset_names():
+    models = [name for name in preset_names() if load_config(name).task == "denoising"]
+    for preset in ["digits"] if quick else models:
         results[preset] = {}
         for task in TASKS[:-1] if quick else TASKS:
             results[preset][task] = in_a_process(task, preset, quick)

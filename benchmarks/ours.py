@@ -9,7 +9,8 @@ from fromnoise.data.images import Images
 from fromnoise.models import Model
 from fromnoise.nn.unet import UNet
 from fromnoise.train.config import TrainingConfig, load_config
-from fromnoise.train.loop import Trainer, scheduler_config, unet_config
+from fromnoise.train.tasks.denoising import scheduler_config, unet_config
+from fromnoise.train.trainer import Trainer
 
 PRESET = "mnist-conditional"
 NUM_CLASSES = 10
@@ -33,7 +34,7 @@ def configuration(preset: str, *, compiled: bool, dtype: str = "auto", batch_siz
 
 def trainer(config: TrainingConfig) -> Trainer:
     """What ``fromnoise train`` builds, whose ``take_step`` is what it calls; nothing is written."""
-    with patch("fromnoise.train.loop.load_images", synthetic_images):
+    with patch("fromnoise.train.task.load_images", synthetic_images):
         return Trainer(config, Path("nowhere"))
 
 
@@ -41,4 +42,4 @@ def model(preset: str) -> Model:
     """An untrained model of a preset, which takes as long to draw as a trained one."""
     config = load_config(preset)
     network = UNet(unet_config(config, NUM_CLASSES if config.data.conditional else None))
-    return Model(network, scheduler_config(config), tuple("0123456789") if config.data.conditional else None)
+    return Model.of_pixels(network, scheduler_config(config), tuple("0123456789") if config.data.conditional else None)

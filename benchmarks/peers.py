@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fromnoise.nn.diffusers_config import unet_config_to_diffusers
+from fromnoise.interop.unet import unet_config_to_diffusers
 from fromnoise.nn.unet import UNetConfig
 from measure import parameters
 
@@ -43,11 +43,12 @@ def diffusers_network(config: UNetConfig) -> Any:
     return UNet2DModel.from_config(unet_config_to_diffusers(config))
 
 
-def diffusers_peer(config: UNetConfig, batch: int, *, like_ours: bool = False) -> Peer:
+def diffusers_peer(config: UNetConfig, batch: int, *, like_ours: str | None = None) -> Peer:
     """diffusers' example of unconditional training, ``--use_ema``, with a class for each image.
 
     Args:
-        like_ours: bf16 autocast and channels-last memory too, which its example does not use on a CPU.
+        like_ours: the precision of our training, fp32 or bf16 autocast, and channels-last memory with it, which its
+            example does not use on a CPU; none: as the example has it.
 
     Source: diffusers, examples/unconditional_image_generation/train_unconditional.py.
     """
@@ -74,7 +75,7 @@ def diffusers_peer(config: UNetConfig, batch: int, *, like_ours: bool = False) -
         noisy = scheduler.add_noise(clean, noise, timesteps)
         if like_ours:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=like_ours):
+        with torch.autocast("cpu", torch.bfloat16, enabled=like_ours == "bf16"):
             output = network(noisy, timesteps, class_labels=labels[chosen]).sample
         loss = F.mse_loss(output.float(), noise)
         accelerator.backward(loss)

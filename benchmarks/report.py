@@ -89,13 +89,19 @@ def _training(training: dict[str, Any]) -> str:
             f"Whole steps of {training['batch']} images with the network of the preset `{training['preset']}`: data, "
             f"loss, gradients, clipping, optimiser, averaged weights. Ours in {training['dtype']} unless it says fp32, "
             "by the train command's own step. The others as their own training code runs on a CPU: fp32, contiguous; "
-            "`diffusers, bf16 channels-last` is the same with our precision and memory format. diffusers has the same "
-            "architecture; denoising-diffusion-pytorch (d-d-p) its own, of nearly as many parameters, without classes."
+            + "".join(
+                f"`{name}` is the same with our precision and memory format. "
+                for name in training["cases"]
+                if "channels-last" in name
+            )
+            + "diffusers has the same architecture; denoising-diffusion-pytorch (d-d-p) its own, of nearly as many "
+            "parameters, without classes."
             + " Each runs in a process of its own."
             * training.get("own_processes", False),
             table(head, rows),
             "MFLOP/image are those of a forward pass; a step counts as three. The peak is the best rate of 3x3 "
-            f"convolutions in bf16 and channels-last, measured in the same rounds, here {peak['best']}:",
+            f"convolutions in {' or '.join(peak.get('precisions', ['bf16']))} and channels-last, measured in the same "
+            f"rounds, here {peak['best']}:",
             table(["batch x channels x height x width", "GFLOP/s"], shapes),
         ]
     )

@@ -22,12 +22,15 @@ import breakdown
 import memory
 import ours
 import peers
-from fromnoise.generate import Request, generate
-from fromnoise.train.loop import Trainer
+from fromnoise.devices import DTYPES, training_dtype
+from fromnoise.sampling.generate import generate
+from fromnoise.sampling.plan import plan
+from fromnoise.sampling.request import Request
+from fromnoise.train.trainer import Trainer
 from measure import (
     PEAK_SHAPES,
     Case,
-    Elsewhere,
+    OwnProcess,
     forward_flops,
     interleaved,
     machine,
@@ -43,7 +46,7 @@ SECTIONS = ("training", "sampling", "digits", "profile", "memory")
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = Path("out/benchmarks")
 COMPILED, EAGER, FP32 = "fromnoise, compiled", "fromnoise, eager", "fromnoise, eager, fp32"
-DIFFUSERS, TUNED = "diffusers", "diffusers, bf16 channels-last"
+DIFFUSERS, TUNED = "diffusers", "diffusers, our precision, channels-last"
 DDP = "denoising-diffusion-pytorch"
 
 
@@ -51,8 +54,8 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     COMPILED: {"compiled": True},
     EAGER: {"compiled": False},
     FP32: {"compiled": False, "dtype": "fp32"},
-    DIFFUSERS: {"like_ours": False},
-    TUNED: {"like_ours": True},
+    DIFFUSERS: {},
+    TUNED: {},
     DDP: {},
 }
 
@@ -62,11 +65,14 @@ def contestant(name: str, batch: int) -> tuple[Callable[[], object], dict[str, A
     like, options = ours.model(ours.PRESET).unet, CONTESTANTS[name]
     if "compiled" in options:
         trainer = ours.trainer(ours.configuration(ours.PRESET, batch_size=batch, **options))
-        size, dtype = like.config.sample_size, trainer.config.train.dtype
+        size, dtype = like.config.sample_size, trainer.dtype
         inputs = (torch.zeros(1, like.config.in_channels, size, size), torch.zeros(1), torch.zeros(1).long())
         return trainer.take_step, _size(trainer.averaged, inputs) | {"dtype": dtype}
-    ddp = name == DDP
-    peer = peers.ddp_peer(like.config, like, batch) if ddp else peers.diffusers_peer(like.config, batch, **options)
+    if name == DDP:
+        peer = peers.ddp_peer(like.config, like, batch)
+    else:
+        precision = training_dtype(torch.device("cpu"))[0] if name == TUNED else None
+        peer = peers.diffusers_peer(like.config, batch, like_ours=precision)
     return peer.step, _size(peer.network, peer.inputs)
 
 
@@ -79,10 +85,11 @@ def _size(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
 def training(options: argparse.Namespace) -> dict[str, Any]:
     """Images a second of whole training steps, and the fraction of the machine's peak that ours reach."""
     batch = 4 if options.quick else BATCH
-    steps = {name: Elsewhere(contestant, name, batch) for name in CONTESTANTS}
+    steps = {name: OwnProcess(contestant, name, batch) for name in CONTESTANTS}
     peak = {
-        name: Elsewhere(peak_convolution, 2 if options.quick else images, *shape)
+        f"{name}, {dtype}": OwnProcess(peak_convolution, 2 if options.quick else images, *shape, dtype)
         for name, (images, *shape) in PEAK_SHAPES.items()
+        for dtype in DTYPES
     }
     cases = {name: Case(step, batch) for name, step in steps.items()}
     cases |= {name: Case(convolution, convolution.about, seconds=1.0) for name, convolution in peak.items()}
@@ -109,7 +116,11 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
         "own_processes": True,
         "dtype": steps[EAGER].about["dtype"],
         "cases": results,
-        "peak": {"best": best, "flops_per_second": {name: summary(rates[name]) for name in peak}},
+        "peak": {
+            "best": best,
+            "precisions": list(DTYPES),
+            "flops_per_second": {name: summary(rates[name]) for name in peak},
+        },
     }
 
 
@@ -165,7 +176,7 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "preset": ours.PRESET,
         "images": count,
-        "evaluations": Request().evaluations(model),
+        "evaluations": plan(model, Request()).evaluations,
         "timed_steps": steps,
         "cases": {
             name: {"images_per_second": summary(rate), "rounds": rate, "times_slow": ratios(rate, slow)}

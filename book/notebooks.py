@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -24,11 +25,13 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from bridge import chapters
+from fromnoise.devices import convolution_rates
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 RELATIVE, ABSOLUTE = 0.02, 1e-3  # how far two printed numbers may lie apart
 GREY_LEVELS = 3.0  # how far two pictures may lie apart on average
-LIMIT = 60  # seconds a chapter may take on two cores
+LIMIT = 120  # seconds that a chapter may take on one core, which is a minute on two,
+SPEED = 150  # where both together reach so many GFLOP/s in fp32; a slower processor may take longer
 
 
 def execute(source: Path, parameters: str = "") -> tuple[nbformat.NotebookNode, float]:
@@ -139,28 +142,30 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="chapters, such as 01-adding-noise")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # a chapter reaches for nothing
+    os.environ["OMP_NUM_THREADS"] = "1"  # as many chapters at a time as there are cores, each on one of them
     sources = [source for source in chapters() if not given.names or source.stem in given.names]
     if unknown := set(given.names) - {source.stem for source in sources}:
         parser.error(f"no such chapter: {', '.join(sorted(unknown))}")
     failed, total = False, 0.0
-    for source in sources:
-        target = source.with_suffix(".ipynb")
-        notebook, seconds = execute(source)
-        total += seconds
-        problems = []
-        if given.command == "write":
-            nbformat.write(notebook, target)
-        elif not target.exists():
-            problems = [f"{target.name} is missing"]
-        else:
-            problems = differences(nbformat.read(target, 4), notebook)
-        if seconds > LIMIT:
-            problems.append(f"took {seconds:.0f} s, more than {LIMIT}")
-        size = target.stat().st_size / 1e6 if target.exists() else 0.0
-        print(f"{source.stem}: {seconds:.1f} s, {size:.2f} MB, {'ok' if not problems else 'FAILED'}", flush=True)
-        for problem in problems:
-            print(f"  {problem}")
-        failed |= bool(problems)
+    limit = LIMIT * max(1.0, SPEED / convolution_rates()["fp32"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for source, (notebook, seconds) in zip(sources, pool.map(execute, sources), strict=True):
+            target = source.with_suffix(".ipynb")
+            total += seconds
+            problems = []
+            if given.command == "write":
+                nbformat.write(notebook, target)
+            elif not target.exists():
+                problems = [f"{target.name} is missing"]
+            else:
+                problems = differences(nbformat.read(target, 4), notebook)
+            if seconds > limit:
+                problems.append(f"took {seconds:.0f} s, more than {limit:.0f}")
+            size = target.stat().st_size / 1e6 if target.exists() else 0.0
+            print(f"{source.stem}: {seconds:.1f} s, {size:.2f} MB, {'ok' if not problems else 'FAILED'}", flush=True)
+            for problem in problems:
+                print(f"  {problem}")
+            failed |= bool(problems)
     print(f"{len(sources)} chapters in {total:.0f} s")
     if failed and given.command == "check":
         print("To renew the notebooks: make notebooks")

@@ -6,7 +6,7 @@ import torch
 
 from fromnoise.data.images import to_pixels
 from fromnoise.diffusion.guidance import GuidedDenoiser
-from fromnoise.diffusion.parameterization import ClippedDenoiser, NetworkDenoiser, Prediction
+from fromnoise.diffusion.parameterization import ClippedDenoiser
 from fromnoise.diffusion.process import noise_like
 from fromnoise.diffusion.samplers import Spacing, ddpm, sampling_times
 from fromnoise.models import open_model
@@ -20,8 +20,7 @@ SHOWN = [0, 6, 10, 13, 16, 18, 20, 22, 24, 27, 30]  # of 30 steps
 def from_noise(path: Path) -> None:
     """A row for each digit: x_t after some of the 30 steps, from the noise to the image."""
     model = open_model("mnist-conditional")
-    network = NetworkDenoiser(model.unet, model.scheduler.schedule(), Prediction(model.scheduler.prediction_type))
-    denoise = ClippedDenoiser(GuidedDenoiser(network, 3.0, {"class_labels": torch.tensor(model.null_class)}))
+    denoise = ClippedDenoiser(GuidedDenoiser(model.denoiser(), 3.0, {"class_labels": torch.tensor(10)}))
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(DIGITS))]
     noise = noise_like(torch.empty(len(DIGITS), 1, 28, 28), generators)
     times = sampling_times(1000, 30, Spacing.TRAILING)

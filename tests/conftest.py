@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fromnoise.models import Model, SchedulerConfig, save_model
+from fromnoise.diffusion.noise import NoiseConfig
+from fromnoise.models import Model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
 
-SCHEDULER = SchedulerConfig(
+SCHEDULER = NoiseConfig(
     num_train_timesteps=20,
     beta_schedule="squaredcos_cap_v2",
     prediction_type="v_prediction",
@@ -30,7 +31,7 @@ def save_random_model(directory: Path, class_names: tuple[str, ...] | None = Non
     network = UNet(config)
     for parameter in network.parameters():  # those that start at zero too
         torch.nn.init.normal_(parameter, std=0.2)
-    save_model(Model(network, SCHEDULER, class_names), directory)
+    save_model(Model.of_pixels(network, SCHEDULER, class_names), directory)
     return directory
 
 

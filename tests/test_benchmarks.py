@@ -62,7 +62,7 @@ def build_counter(path):
 
 
 def test_a_contestant_lives_in_a_process_of_its_own(tmp_path):
-    counter = measure.Elsewhere(build_counter, tmp_path / "calls")
+    counter = measure.OwnProcess(build_counter, tmp_path / "calls")
     counter()
     counter()
     assert (tmp_path / "calls").read_text() == 2 * f"{counter.about['pid']}\n"
@@ -98,7 +98,7 @@ def test_ddp_is_about_as_large():
 
 def test_diffusers_trains_and_draws():
     config = ours.model("digits").unet.config
-    for like_ours in (False, True):
+    for like_ours in (None, "fp32", "bf16"):
         peer = peers.diffusers_peer(config, 2, like_ours=like_ours)
         before = [parameter.clone() for parameter in peer.network.parameters()]
         peer.step()  # the first learning rate of its warm-up is 0
@@ -112,7 +112,6 @@ def test_the_time_of_a_step_is_told_apart():
     fractions = breakdown.time_by_kind(ours.trainer(config), steps=1)
     assert sum(fractions.values()) == pytest.approx(1)
     assert set(fractions) == {kind for kind, _ in breakdown.KINDS} | {breakdown.REST, breakdown.PYTHON}
-    assert fractions["other"] < 0.25
 
 
 def test_memory_is_the_process_own():

@@ -3,7 +3,7 @@
 import pytest
 
 from fromnoise.errors import UserError
-from fromnoise.files import remove_partial, written_whole
+from fromnoise.files import atomic_write, remove_partial
 
 
 def listing(folder):
@@ -12,7 +12,7 @@ def listing(folder):
 
 def test_it_takes_its_place_at_the_end(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("whole")
         assert partial.parent == path.parent  # so that it can be renamed
         assert partial.suffix == ".txt"
@@ -24,7 +24,7 @@ def test_it_takes_its_place_at_the_end(tmp_path):
 @pytest.mark.parametrize("place", ["file/below.png", "file/further/below.png"])
 def test_a_place_that_cannot_be_written(place, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"^cannot write .*{place}: "), written_whole(tmp_path / place):
+    with pytest.raises(UserError, match=f"^cannot write .*{place}: "), atomic_write(tmp_path / place):
         pass
     assert listing(tmp_path) == ["file"]
 
@@ -32,7 +32,7 @@ def test_a_place_that_cannot_be_written(place, tmp_path):
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_other_errors_pass_through_and_leave_nothing(kind, tmp_path):
     def write():
-        with written_whole(tmp_path / "place") as partial:
+        with atomic_write(tmp_path / "place") as partial:
             if kind == "folder":
                 partial.mkdir()
             (partial / "x" if kind == "folder" else partial).write_text("half")

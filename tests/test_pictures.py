@@ -49,8 +49,8 @@ def test_files_hold_the_images(images, tmp_path):
         save_grid(tmp_path / "new" / "grid.png", batch, 3)
         assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "grid.png")), np.asarray(grid(batch, 3)))
 
-        save_array(tmp_path / "with.npz", batch, labels)
-        save_array(tmp_path / "without.npz", batch, None)
+        save_array(tmp_path / "with.npz", batch, labels.tolist())
+        save_array(tmp_path / "without.npz", batch, [])
         arrays = dict(np.load(tmp_path / "with.npz"))
         assert sorted(arrays) == ["images", "labels"]
         assert np.array_equal(arrays["images"], expected)
@@ -59,10 +59,11 @@ def test_files_hold_the_images(images, tmp_path):
         assert sorted(np.load(tmp_path / "without.npz")) == ["images"]
 
         folder = tmp_path / f"folder-{channels}"
-        save_folder(folder, batch, lambda i: f"{i}.png")
-        assert listing(folder) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+        names = ["00000-7.png", "00001-8.png", "00002-9.png", "00003-7.png", "00004-8.png"]
+        save_folder(folder, batch, [7, 8, 9, 7, 8])
+        assert listing(folder) == names
         for i in range(5):
-            assert np.array_equal(np.asarray(Image.open(folder / f"{i}.png")).reshape(4, 6, channels), expected[i])
+            assert np.array_equal(np.asarray(Image.open(folder / names[i])).reshape(4, 6, channels), expected[i])
     assert listing(tmp_path) == ["folder-1", "folder-3", "new", "with.npz", "without.npz"]
 
 
@@ -91,8 +92,8 @@ def test_a_failure_halfway_leaves_everything_as_it_was(kind, failure, images, tm
     monkeypatch.setattr(np, "savez_compressed", begin_and_fail)
     save = {
         "grid.png": lambda: save_grid(tmp_path / kind, images[1], 3),
-        "arrays.npz": lambda: save_array(tmp_path / kind, images[1], None),
-        "folder": lambda: save_folder(tmp_path / kind, images[1], str),
+        "arrays.npz": lambda: save_array(tmp_path / kind, images[1], []),
+        "folder": lambda: save_folder(tmp_path / kind, images[1], []),
     }[kind]
     expected = UserError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match=f"^cannot write .*{kind}: No space left" if expected is UserError else None):
@@ -112,6 +113,6 @@ def test_a_folder_that_appeared_meanwhile_is_kept(images, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").touch()
     with pytest.raises(UserError, match="cannot write"):
-        save_folder(tmp_path / "folder", images[1], lambda i: f"{i}.png")
+        save_folder(tmp_path / "folder", images[1], [])
     assert listing(tmp_path) == ["folder"]
     assert listing(tmp_path / "folder") == ["old"]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PLAN = """
 [models]
 a = "one --n 10000"
-as-in-data = "one --n 10000 --classes data"
+data-mix = "one --n 10000 --data-mix"
 b = "two --n 10000"
 [likelihood]
 a-nll = "one --metrics nll"
@@ -36,13 +36,14 @@ source = "a paper"
 
 def record(arguments, value=0.25):
     """What `fromnoise evaluate` would write."""
-    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    data_mix, words = "--data-mix" in arguments, [word for word in arguments if word != "--data-mix"]
+    options = dict(zip(words[1::2], words[2::2], strict=True))
     if options.get("--metrics") == "nll":
         nll = {"value": 1.5, "details": {"standard_error": 0.125}}
         metrics = {"vlb": nll, "ode": nll | {"value": 1.25}}
     else:
         details = {"halves": [0.125, 0.375], "ratio": 2.5, "real": {"value": 0.1}}
-        details |= {"real_of_these_classes": 0.2} if arguments[0] == "one" and "--classes" not in options else {}
+        details |= {"real_of_these_classes": 0.2} if arguments[0] == "one" and not data_mix else {}
         metrics = {name: {"value": value, "details": details} for name in ("accuracy", "fd", "precision", "recall")}
     if arguments[0] == "two":
         del metrics["accuracy"]
@@ -50,7 +51,8 @@ def record(arguments, value=0.25):
         "command": f"fromnoise evaluate {' '.join(arguments)}",
         "model": arguments[0],
         "n": int(options.get("--n", 100)),
-        "classes": options.get("--classes"),
+        "classes": None,
+        "data_mix": data_mix,
         "sampler": options.get("--sampler", "ddpm"),
         "steps": int(options.get("--steps", 10)),
         "evaluations": int(options.get("--steps", 10)) + 2,
@@ -84,7 +86,7 @@ class Evaluate:
         Path(path).write_text(json.dumps(record(arguments)))
 
 
-ALL = ["a-nll", "a", "as-in-data", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "theirs"]
+ALL = ["a-nll", "a", "data-mix", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "theirs"]
 
 
 def test_everything_in_the_plan_is_measured(folder):
@@ -109,7 +111,7 @@ def test_some_are_measured_again(folder):
     plan, evaluate = results.load_plan(folder), Evaluate()
     results.remeasure(plan, folder, evaluate, only=["b"])
     assert evaluate.seen == ["b"]
-    with pytest.raises(UserError, match="no measurement c in the plan: there are a-nll, a, as-in-data, b"):
+    with pytest.raises(UserError, match="no measurement c in the plan: there are a-nll, a, data-mix, b"):
         results.remeasure(plan, folder, evaluate, only=["c"])
 
 
@@ -133,7 +135,7 @@ def test_the_readme_is_rewritten_between_the_markers(folder):
     how = "ddpm, 10 steps, guidance 1.5 between 0.5 and 5, evenly"
     row = f"| `one` | {how} | 12 | 25.00% | 0.2500 | 2.50 (1.25) | 0.250 | 0.250"
     assert f"{row} | 1.25 ± 0.12 | 1.50 ± 0.12 |" in text
-    assert row.replace(", evenly", "").replace("2.50 (1.25)", "2.50") in text, "of each class as many as in the data"
+    assert row.replace(", evenly", "").replace("2.50 (1.25)", "2.50") in text, "in the mix of the data"
     assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 | 2.50 | 0.250 | 0.250 |  |  |" in text
     assert "| Theirs | 3.17 | 3.75 | a paper |" in text
     assert "as published and not measured here" in text

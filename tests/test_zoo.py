@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fromnoise.generate import Request, generate
-from fromnoise.models import ZOO, open_model, shipped_models
+from fromnoise.models import open_model, shipped_models
+from fromnoise.models.hub import ZOO
+from fromnoise.sampling.generate import generate
+from fromnoise.sampling.request import Request
 from fromnoise.train.config import load_config, parse_config
 from fromnoise.train.run import command
 
@@ -32,7 +34,7 @@ def test_card_and_preset_belong_to_the_model(name):
     assert f"{millions:.2f} million" in card
     if name.startswith("mnist"):
         assert millions <= 4
-    assert (model.null_class is not None) == config.data.conditional
+    assert (model.conditioner.null() is not None) == config.data.conditional
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,8 +1,18 @@
 """What this machine offers: which device, which precision, how many rows of a batch at a time, a compiler or none."""
 
+import hashlib
+import json
+import math
+import platform
+import time
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 
 from fromnoise.errors import UserError
+from fromnoise.files import atomic_write, cache_folder
+from fromnoise.nn.layers import Conv2d
 from fromnoise.nn.unet import UNetConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,17 +38,70 @@ def rows_at_a_time(config: UNetConfig, device: torch.device) -> int:
     With this number fixed by the network, not by the request, an image does not depend on the batch that it is in.
     A CPU gains nothing by more than it takes to make up for what each call costs.
     """
-    room, most = (2**21, 64) if device.type == "cpu" else (2**23, 64)
+    room = 2**21 if device.type == "cpu" else 2**23
     fitting = room // (config.channels[0] * config.sample_size**2)
-    return 1 << min(most, max(1, fitting)).bit_length() - 1
+    return 1 << min(64, max(1, fitting)).bit_length() - 1
 
 
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16; one that emulates it is many times slower than in fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+def training_dtype(device: torch.device) -> tuple[str, str]:
+    """The precision that training is faster in on a device, by its name in `DTYPES`, and the reason in words.
+
+    A CPU is measured: what its flags promise is not always what it does, and one that emulates bf16 is many times
+    slower in it.
+    """
+    if device.type == "cpu":
+        rates = convolution_rates()
+        told = " and ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in rates.items())
+        return max(rates, key=rates.__getitem__), f"convolutions here reach {told}"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "the device has instructions for it"
+    return "fp32", "the device is not known to be faster in bf16"
+
+
+def convolution_rates() -> dict[str, float]:
+    """GFLOP/s of a 3x3 convolution in training on this CPU, by the names in `DTYPES`.
+
+    They are measured once, in about a second, and kept in the user's cache for this processor, its instructions, the
+    number of threads and this version of torch.
+    """
+    here = (_processor(), sorted(torch.cpu.get_capabilities().items()), torch.get_num_threads(), torch.__version__)
+    kept = cache_folder() / f"convolution-{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
+    try:
+        rates = {name: float(rate) for name, rate in json.loads(kept.read_text()).items()}
+        if rates.keys() == DTYPES.keys() and all(0 < rate < math.inf for rate in rates.values()):
+            return rates
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # not measured yet, or damaged
+    rates = {name: _convolution_rate(dtype) for name, dtype in DTYPES.items()}
+    with suppress(UserError), atomic_write(kept) as partial:
+        partial.write_text(json.dumps(rates))
+    return rates
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith("model name")), platform.machine())
+    return platform.processor()
+
+
+def _convolution_rate(dtype: torch.dtype) -> float:
+    """The best of a few passes forward and backward, at growing batches; a slow precision has time for few of them."""
+    channels, size, spent, best = 64, 16, 0.0, 0.0
+    convolution = Conv2d(channels, channels, 3, padding=1)
+    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for turn, batch in enumerate((2, 2, 2, 2, 8, 8, 8, 32, 32, 32)):
+        x = torch.full((batch, channels, size, size), 0.5).contiguous(memory_format=torch.channels_last)
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            result = convolution(x.requires_grad_())
+        result.backward(result.detach())
+        seconds = time.perf_counter() - start
+        if turn > 0:  # the first warms up
+            spent, best = spent + seconds, max(best, 3 * 2 * batch * size**2 * channels**2 * 9 / seconds / 1e9)
+        if spent > 0.2:
+            break
+    return best
 
 
 def compiler_works(device: torch.device) -> bool:

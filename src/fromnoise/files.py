@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that appear whole or not at all, and where those lie that can be made again."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from fromnoise.errors import UserError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place if all went well and is removed if not.
 
     Raises:
@@ -32,3 +32,8 @@ def remove_partial(folder: Path) -> None:
     """Removes what killed processes left half-written in a folder and those below it."""
     for partial in list(folder.rglob(".partial-*")):
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where a user's machine keeps what this project has built or measured on it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromnoise"

@@ -1,7 +1,7 @@
 """Images on disk: grids, folders of PNGs, and arrays."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fromnoise.files import written_whole
+from fromnoise.files import atomic_write
 
 PADDING = 2
 
@@ -29,25 +29,27 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 def save_grid(path: Path, images: Tensor, columns: int) -> None:
     """Writes `grid` as one PNG."""
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         grid(images, columns).save(partial, format="PNG")
 
 
-def save_array(path: Path, images: Tensor, labels: Tensor | None) -> None:
-    """Writes an ``.npz`` with ``images`` uint8 ``(N, H, W, C)`` and, where there are any, ``labels`` ``(N,)``."""
+def save_array(path: Path, images: Tensor, wishes: Sequence[int | str]) -> None:
+    """Writes an ``.npz``: ``images`` uint8 ``(N, H, W, C)`` and, if asked for, ``labels`` or ``prompts`` ``(N,)``."""
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
-    with written_whole(path) as partial, partial.open("wb") as file:
+    if wishes:
+        arrays["prompts" if isinstance(wishes[0], str) else "labels"] = np.array(wishes)
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def save_folder(path: Path, images: Tensor, name: Callable[[int], str]) -> None:
-    """Writes a new folder with one PNG for each image, ``name(i)`` its file name."""
-    with written_whole(path) as partial:
+def save_folder(path: Path, images: Tensor, wishes: Sequence[int | str]) -> None:
+    """Writes a new folder with one PNG for each image, called by its number and the class that was asked for."""
+    with atomic_write(path) as partial:
         partial.mkdir()
         for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-            _picture(image).save(partial / name(i), format="PNG")
+            wish = wishes[i] if wishes else ""
+            name = f"{i:05d}-{wish}.png" if isinstance(wish, int) else f"{i:05d}.png"
+            _picture(image).save(partial / name, format="PNG")
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

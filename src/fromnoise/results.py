@@ -6,20 +6,18 @@ A folder holds ``plan.toml``, which says what is measured, and a JSON file for e
 
 import json
 import shlex
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dacite
-
+from fromnoise.configs import load, read
 from fromnoise.errors import UserError
-from fromnoise.files import written_whole
+from fromnoise.files import atomic_write
 
 BEGIN, END = "<!-- results: written by fromnoise results -->", "<!-- end of results -->"
 PLOT, FARTHEST, LEAST_READ = "quality.png", 4, 95
-"""the file, and what it has room for: so many times the distance of real images, and from so many percent on"""
+"""the plot's file; the largest multiple of the distance of real images that it shows, and the least percentage"""
 DONE = ".remeasured"
 """names of the measurements that an unfinished remeasuring has made already"""
 
@@ -58,23 +56,11 @@ class Plan:
 
 
 def load_plan(folder: Path) -> Plan:
-    """The plan of a results folder.
-
-    Raises:
-        UserError: there is none, or it is not valid.
-    """
+    """The plan of a results folder; a `UserError` if there is none, or it is not valid."""
     path = folder / "plan.toml"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return dacite.from_dict(
-            Plan, {key.replace("-", "_"): value for key, value in table.items()}, dacite.Config(strict=True)
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}): run this where fromnoise's README.md and results/ are"
-        ) from None
-    except (tomllib.TOMLDecodeError, dacite.DaciteError) as error:
-        raise UserError(f"{path}: {error}") from None
+    if not path.exists():
+        raise UserError(f"{path} is missing: run this where fromnoise's README.md and results/ are")
+    return read(Plan, {key.replace("-", "_"): value for key, value in load(path).items()}, str(path))
 
 
 def remeasure(
@@ -90,8 +76,7 @@ def remeasure(
         evaluate: ``fromnoise evaluate``, given its arguments.
         only: names of measurements; none: all of them.
 
-    Returns:
-        the names of optional measurements that could not be made.
+    Returns the names of optional measurements that could not be made.
 
     Raises:
         UserError: a measurement that is not optional could not be made, or there is none of that name.
@@ -113,7 +98,7 @@ def remeasure(
             say(f"{name} is left out: {error}")
         if not only:
             done.append(name)
-            with written_whole(note) as partial:
+            with atomic_write(note) as partial:
                 partial.write_text("\n".join(done))
     if not only:
         note.unlink(missing_ok=True)
@@ -138,7 +123,7 @@ def rewrite(plan: Plan, folder: Path, readme: Path) -> None:
     plot = folder / PLOT
     section = render(plan, measured, plot.relative_to(readme.parent).as_posix())
     draw(plan, measured, plot)
-    with written_whole(readme) as partial:
+    with atomic_write(readme) as partial:
         partial.write_text(f"{before}{BEGIN}\n\n{section}\n{END}{after}", encoding="utf-8")
 
 
@@ -161,7 +146,7 @@ def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     likelihood = {measured[name]["model"]: measured[name]["metrics"] for name in plan.likelihood}
     rows = [_model_row(measured[name], likelihood) for name in plan.models]
     rows += [_fid_row(measured[name]) for name in plan.optional if name in measured]
-    head = ["model", "sampler", "evaluations", "read as asked", "Fréchet distance", "times training images"]
+    head = ["model", "sampler", "evaluations", "read as asked", "Fréchet distance", "ratio to training images"]
     head += ["precision", "recall", "bits/dim, ODE", "bits/dim, bound"]
     first, curve = measured[next(iter(plan.models))], measured[next(iter(plan.curve.names()))]
     real = first["reference"]
@@ -170,11 +155,12 @@ def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     named = (*plan.models, *plan.likelihood, *plan.few_steps)
     parts = [
         f"""Measured with {first["n"]:,} images each, against {real["size"]:,} {real["split"]} images of {real["name"]}.
-The Fréchet distance is by the features of the classifier of digits that ships, so it is no FID; beside it, how
-many times that of as many training images it is. A conditional model is asked for each digit as often as MNIST has it,
-or, where it says evenly, for as many of each: then, in brackets, how many times that of as many of each among the
-training images it is. Evaluations are of the network, for one image, guided ones counted twice. Bits per dimension are
-of real test images, with a standard error.""",
+The Fréchet distance is computed from the features of the classifier of digits that ships, so it is not an FID. Beside
+it stands its ratio to the distance of an equal number of training images. A conditional model is asked for each digit
+as often as it occurs in MNIST or, where a row says evenly, for an equal number of each digit. Such a row has a second
+ratio, in brackets: to the distance of training images with an equal number of each digit. Evaluations of the network
+are counted for one image; a guided one counts twice. Bits per dimension are of real test images, with a standard
+error.""",
         _table(head, rows),
         f"""{default["n"]:,} images each, in brackets the two halves of them. Drawn as by default, in
 {default["evaluations"]} evaluations, their Fréchet distance is {_with_halves(default, "fd", ".4f")}, and
@@ -182,10 +168,10 @@ of real test images, with a standard error.""",
 {ancestral["evaluations"]} evaluations, it is {_with_halves(ancestral, "fd", ".4f")}, and
 {_with_halves(ancestral, "accuracy", ".2%")} are.""",
         f"![Fréchet distance and accuracy by the number of evaluations]({plot})",
-        f"""Quality by the number of evaluations, {curve["n"]:,} images each without guidance, from the same noise. So
-few images make the distance too large by about as much as that of real images, the dotted line.""",
+        f"""Quality by the number of evaluations, {curve["n"]:,} images each without guidance, from the same noise. With
+so few images the distance is too large, by about the distance of an equal number of real images, the dotted line.""",
         """What others report, as published and not measured here (FID by Inception's features on CIFAR-10, which
-compares with none of ours):""",
+cannot be compared with ours):""",
         _table(["model", "FID", "bits/dim", "source"], published),
         "The commands, which `fromnoise results --remeasure` runs again, with those of the plot, in an hour or two:",
         "\n".join(f"- `{measured[name]['command']}`" for name in named),
@@ -197,15 +183,15 @@ def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
     metrics, nll = record["metrics"], likelihood.get(record["model"], {})
     accuracy = f"{metrics['accuracy']['value']:.2%}" if "accuracy" in metrics else ""
     fd = metrics["fd"]
-    evenly = "accuracy" in metrics and record["classes"] is None
-    alike = fd["details"].get("real_of_these_classes")
+    evenly = "accuracy" in metrics and record["classes"] is None and not record.get("data_mix")
+    of_classes = fd["details"].get("real_of_these_classes")
     return [
         f"`{record['model']}`",
         f"{record['sampler']}, {record['steps']} steps{_guidance(record)}{', evenly' if evenly else ''}",
         str(record["evaluations"]),
         accuracy,
         f"{fd['value']:.4f}",
-        f"{fd['details']['ratio']:.2f}" + (f" ({fd['value'] / alike:.2f})" if alike else ""),
+        f"{fd['details']['ratio']:.2f}" + (f" ({fd['value'] / of_classes:.2f})" if of_classes else ""),
         *(f"{metrics[name]['value']:.3f}" for name in ("precision", "recall")),
         *(
             f"{nll[name]['value']:.2f} ± {nll[name]['details']['standard_error']:.2f}" if nll else ""
@@ -224,8 +210,8 @@ def _guidance(record: dict[str, Any]) -> str:
     if record["guidance"] == 1:
         return ""
     interval, guide = record["guidance_interval"], record.get("guide")
-    told = f", guidance {record['guidance']:g}" + (f" away from `{guide}`" if guide else "")
-    return told + (" between {:g} and {:g}".format(*interval) if interval else "")
+    text = f", guidance {record['guidance']:g}" + (f" away from `{guide}`" if guide else "")
+    return text + (" between {:g} and {:g}".format(*interval) if interval else "")
 
 
 def _with_halves(record: dict[str, Any], metric: str, form: str) -> str:
@@ -270,6 +256,6 @@ def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.25)
     axes[0].legend(fontsize=8)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=130, metadata={"Software": None})
     plt.close(figure)

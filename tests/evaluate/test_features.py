@@ -1,8 +1,6 @@
 """The features that images are compared by: Inception's, of a stand-in, and what is said when they are not there."""
 
 import hashlib
-import os
-import subprocess
 import sys
 from urllib.error import URLError
 
@@ -19,7 +17,6 @@ from fromnoise.evaluate.features import (
     inception_weights,
     open_features,
     open_inception,
-    torchmetrics_fid,
 )
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
@@ -67,8 +64,6 @@ def fidelity(monkeypatch, tmp_path):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("import a_torchvision_that_is_not_there\n")
     (package / "feature_extractor_inceptionv3.py").write_text(NETWORK)
-    (package / "helpers.py").write_text("vassert = None\n")
-    (package / "interpolate_compat_tensorflow.py").write_text("interpolate_bilinear_2d_like_tensorflow1x = None\n")
     before = {name: module for name, module in sys.modules.items() if name.startswith("torch_fidelity")}
     for name in before:
         del sys.modules[name]
@@ -108,35 +103,14 @@ def test_the_classifiers_features():
     assert torch.equal(seen, judge(open_classifier()[0], pixels).features)
 
 
-def test_inception_without_the_rest_of_torch_fidelity(fidelity, weights):
-    """Its network is imported alone, gets the weights from torch's cache and is asked for its last layer."""
+def test_torch_fidelitys_inception(fidelity, weights):
+    """It gets the weights from torch's cache and is asked for its last layer."""
     network = open_inception()
     assert network.features_list == ["2048"]
     pixels = torch.arange(2 * 3 * 16, dtype=torch.uint8).view(2, 3, 4, 4)
     means = pixels.double().mean((2, 3))
     expected = torch.stack([means[:, 0] + 0.5, means[:, 1] + means[:, 2]], 1)
     assert torch.allclose(open_features("inception", torch.device("cpu"))(pixels), expected)
-    assert "torch_fidelity" not in sys.modules  # the next to import it gets all of it
-
-
-def test_torchmetrics_beside_a_part_of_torch_fidelity(fidelity):
-    """In a process of its own, where torchmetrics is not yet imported: it would look for torch-fidelity and fail."""
-    script = (
-        "import torch; from fromnoise.evaluate.metrics import frechet_distance as fd; x = torch.eye(3); print(fd(x, x))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(fidelity)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert abs(float(done.stdout)) < 1e-6
-
-
-def test_a_torchvision_that_does_not_fit(monkeypatch):
-    def fail(name):
-        raise RuntimeError("operator torchvision::nms does not exist")
-
-    monkeypatch.setattr(features.importlib, "import_module", fail)
-    with pytest.raises(UserError, match=r"\(operator torchvision::nms does not exist\): pip uninstall torchvision"):
-        torchmetrics_fid()
 
 
 def test_the_extra_is_not_installed(no_fidelity):

@@ -6,25 +6,31 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import norm
+from stand_ins import untrained
 
 from fromnoise.data.images import Images, from_pixels, load_images
 from fromnoise.errors import UserError
-from fromnoise.evaluate.likelihood import measure_nll
-from fromnoise.generate import Request, generate
-from fromnoise.models import Model, SchedulerConfig, open_model
-from fromnoise.nn.unet import UNet, UNetConfig
+from fromnoise.evaluate.likelihood import check_images, evaluations_for_an_image, measure_nll
+from fromnoise.models import open_model
+from fromnoise.sampling.generate import generate
+from fromnoise.sampling.plan import plan
+from fromnoise.sampling.request import Request
 
 DIGITS = load_images("digits", "test", channels=1, size=8, labelled=True)
 FEW = Images(DIGITS.pixels[:6], DIGITS.labels[:6] % 3)
 DIMS = 64
 
 
-def silent(**scheduler):
+def silent(**noise):
     """A model whose network, not trained yet, answers 0 whatever it sees, for 8x8 images."""
-    config = UNetConfig(
-        sample_size=8, channels=(8, 8), attention_levels=(False, False), middle_attention=False, norm_groups=4
-    )
-    return Model(UNet(config), SchedulerConfig(num_train_timesteps=20, beta_start=0.02, beta_end=0.6, **scheduler))
+    return untrained((1, 8, 8), beta_start=0.02, beta_end=0.6, **noise)
+
+
+def measured(model, images, n=99, **options):
+    """On the CPU."""
+    progress, ode_steps = options.pop("progress", None), options.pop("ode_steps", 2)
+    planned = plan(model, Request(device="cpu", **options))
+    return measure_nll(planned, images, n, ode_steps=ode_steps, progress=progress)
 
 
 def mean_and_error(bits):
@@ -35,8 +41,8 @@ def mean_and_error(bits):
 def test_the_bound_by_hand(variance):
     """If x0_hat is always grey, nothing is random: all terms are known, with either variance."""
     model = silent(prediction_type="sample", variance_type=variance)
-    vlb = measure_nll(model, FEW, ode_steps=1)["vlb"]
-    x0, schedule = from_pixels(FEW.pixels).double().flatten(1), model.scheduler.schedule()
+    vlb = measured(model, FEW)["vlb"]
+    x0, schedule = from_pixels(FEW.pixels).double().flatten(1), model.noise.schedule()
     betas, alpha_bar, squares = schedule.betas, schedule.alpha_bar, x0.square().sum(1)
 
     upper, lower = (norm.cdf((x0.numpy() + half) / betas[0].sqrt().item()) for half in (1 / 255, -1 / 255))
@@ -63,10 +69,10 @@ def test_the_bound_by_hand(variance):
 def test_the_ode_by_hand():
     """If v is 0 the curve stands still: images with uniform noise, at time 1, are taken for normal ones."""
     model = silent(prediction_type="v_prediction")
-    ode = measure_nll(model, FEW, ode_steps=3, seed=5)["ode"]
+    ode = measured(model, FEW, ode_steps=3, seed=5)["ode"]
     noise = torch.stack([torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(5 + i)) for i in range(6)])
     x0 = (from_pixels(FEW.pixels) + (noise - 0.5) / 127.5).double().flatten(1)
-    alpha = (1 - model.scheduler.schedule().betas[0]).sqrt()
+    alpha = (1 - model.noise.schedule().betas[0]).sqrt()
     nats = -(torch.tensor(norm.logpdf(alpha * x0)) + alpha.log()).sum(1)
     expected = nats / (DIMS * math.log(2)) + math.log2(127.5)
     assert (ode.value, ode.details["standard_error"]) == mean_and_error(expected)
@@ -77,23 +83,22 @@ def test_an_image_does_not_depend_on_how_many_are_measured(conditional):
     """The first two are the same among three, by the mean and the standard error; and the evaluations are counted."""
     model, done = open_model(conditional), []
     images = Images(DIGITS.pixels[:24], DIGITS.labels[:24] % 3)
-    two = measure_nll(model, images, n=2, ode_steps=2)
-    three = measure_nll(model, images, n=3, ode_steps=2, progress=done.append)
-    assert sum(done) == 3 * (20 + 4 * 2)
+    two = measured(model, images, 2)
+    three = measured(model, images, 3, progress=done.append)
+    assert sum(done) == 3 * evaluations_for_an_image(model, 2) == 3 * (20 + 4 * 2)
     for name in ("vlb", "ode"):
         half = two[name].details["standard_error"]  # of the difference
         third = 3 * three[name].value - 2 * two[name].value
         all_three = torch.tensor([two[name].value - half, two[name].value + half, third])
         assert three[name].details["standard_error"] == pytest.approx(all_three.std().item() / 3**0.5, rel=1e-3)
-    assert measure_nll(model, images, n=99, ode_steps=2)["vlb"].details["images"] == 24
-    assert measure_nll(model, images, n=2, ode_steps=2, seed=1)["vlb"].value != two["vlb"].value
+    assert measured(model, images)["vlb"].details["images"] == 24
+    assert measured(model, images, 2, seed=1)["vlb"].value != two["vlb"].value
 
 
 def test_the_label_counts(conditional):
     model = open_model(conditional)
     right, wrong = (
-        measure_nll(model, Images(DIGITS.pixels[:4], torch.tensor(labels)), ode_steps=2)
-        for labels in ([0, 1, 2, 0], [1, 2, 0, 1])
+        measured(model, Images(DIGITS.pixels[:4], torch.tensor(labels))) for labels in ([0, 1, 2, 0], [1, 2, 0, 1])
     )
     for name in ("vlb", "ode"):
         assert abs(right[name].value - wrong[name].value) > 1e-3
@@ -104,26 +109,23 @@ def test_the_model_that_ships():
     request = Request(n=2, sampler="ddim", steps=12, classes=(3, 8), guidance=1.0)
     model = open_model("mnist-conditional")
     images = Images(generate(model, request), torch.tensor([3, 8]))
-    measured = measure_nll(model, images, ode_steps=10)
-    vlb, ode = measured["vlb"], measured["ode"]
+    found = measured(model, images, ode_steps=10)
+    vlb, ode = found["vlb"], found["ode"]
     assert 0.5 < ode.value < vlb.value < 3
     assert vlb.value == pytest.approx(sum(vlb.details[name] for name in ("decoder", "steps", "prior_gap")))
     assert vlb.details["prior_gap"] < 1e-6 < 0.1 < min(vlb.details["decoder"], vlb.details["steps"])
 
 
 @pytest.mark.parametrize(
-    ("images", "options", "complaint"),
+    ("images", "n", "complaint"),
     [
-        (FEW, {"dtype": "fp8"}, "unknown dtype 'fp8': there are fp32, bf16"),
-        (FEW, {"n": 1}, "takes 2 images or more, not 1"),
-        (FEW, {"ode_steps": 20}, "ode-steps must be between 1 and 19"),
-        (FEW, {"seed": -1}, "seed must be between 0"),
-        (FEW, {"device": "abacus"}, "no device 'abacus'"),
-        (replace(FEW, pixels=FEW.pixels[..., :4]), {}, "the images are 1x8x4: this model explains 1x8x8"),
-        (replace(FEW, labels=None), {}, "the images need labels"),
-        (replace(FEW, labels=FEW.labels + 3), {}, "this model knows 0 to 2"),
+        (FEW, 1, "takes 2 images or more, not 1"),
+        (Images(FEW.pixels[:1], FEW.labels[:1]), 9, "takes 2 images or more, not 1"),
+        (replace(FEW, labels=None), 2, "the real images need labels"),
+        (replace(FEW, labels=FEW.labels + 3), 2, "this model knows 0 to 2"),
     ],
 )
-def test_what_is_refused(conditional, images, options, complaint):
+def test_what_is_refused(conditional, images, n, complaint):
+    check_images(open_model(conditional), FEW, 2)
     with pytest.raises(UserError, match=complaint):
-        measure_nll(open_model(conditional), images, **{"ode_steps": 2} | options)
+        check_images(open_model(conditional), images, n)

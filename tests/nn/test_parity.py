@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from fromnoise.models import Model, SchedulerConfig, open_model, save_model
+from fromnoise.diffusion.noise import NoiseConfig
+from fromnoise.models import Model, open_model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
 
 SMALL = {
@@ -124,7 +125,7 @@ def test_saved_here_opens_in_diffusers(variant, memory_format, tmp_path):
     UNet2DModel(**SMALL | VARIANTS[variant]).save_pretrained(tmp_path / "there")
     config = open_model(tmp_path / "there").unet.config
     here = randomise(UNet(config)).to(memory_format=memory_format)
-    save_model(Model(here, SchedulerConfig()), tmp_path / "here")
+    save_model(Model.of_pixels(here, NoiseConfig()), tmp_path / "here")
     there = UNet2DModel.from_pretrained(tmp_path / "here", subfolder="unet")
     batch = inputs(config)
     assert relative_error(theirs(there, *batch), ours(here, *batch, memory_format)) < 1e-5
@@ -161,8 +162,8 @@ def test_sizes_other_than_the_training_size(tmp_path):
 
 def test_class_conditional_directory_opens_as_a_pipeline(tmp_path):
     config = UNetConfig(sample_size=8, channels=(32,), attention_levels=(False,), num_class_embeds=3)
-    scheduler = SchedulerConfig(200, "squaredcos_cap_v2", prediction_type="v_prediction", set_alpha_to_one=False)
-    here = Model(randomise(UNet(config)), scheduler, ("cat", "dog"))
+    scheduler = NoiseConfig(200, "squaredcos_cap_v2", prediction_type="v_prediction", set_alpha_to_one=False)
+    here = Model.of_pixels(randomise(UNet(config)), scheduler, ("cat", "dog"))
     save_model(here, tmp_path)
     pipeline = DDPMPipeline.from_pretrained(tmp_path)
     batch = inputs(config)
@@ -178,7 +179,7 @@ def test_pipeline_directory_of_diffusers_opens_here(tmp_path):
     here = open_model(tmp_path)
     batch = inputs(here.unet.config)
     assert relative_error(ours(here.unet, *batch), theirs(there, *batch)) < 1e-5
-    assert here.scheduler == SchedulerConfig(50, variance_type="fixed_large", clip_sample=False)
+    assert here.noise == NoiseConfig(50, variance_type="fixed_large", clip_sample=False)
 
 
 @pytest.mark.slow

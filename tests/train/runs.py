@@ -12,15 +12,12 @@ import safetensors.torch
 import torch
 
 TINY = Path(__file__).with_name("tiny.toml")
+CLASSIFIER = Path(__file__).with_name("tiny-classifier.toml")
 
 
-def arguments(out: Path, *options: str) -> list[str]:
-    return ["train", str(TINY), "--out", str(out), *options]
-
-
-def start(out: Path, *options: str, launcher: Sequence[str] = (), **settings) -> subprocess.Popen:
-    """Starts ``fromnoise train`` on the tiny preset."""
-    command = [sys.executable, *launcher, "-m", "fromnoise", *arguments(out, *options)]
+def start(out: Path, *options: str, preset: Path = TINY, launcher: Sequence[str] = (), **settings) -> subprocess.Popen:
+    """Starts ``fromnoise train`` on a tiny preset."""
+    command = [sys.executable, *launcher, "-m", "fromnoise", "train", str(preset), "--out", str(out), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **settings)
@@ -67,11 +64,13 @@ def final_state(out: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(out: Path, reference: Path) -> None:
-    """Both runs ended at the same step with the same bits in every tensor and in the exported model."""
+    """Both runs ended at the same step with the same bits in every tensor and in every file of exported weights."""
     assert checkpoint_steps(out)[-1] == checkpoint_steps(reference)[-1]
     ours, theirs = final_state(out), final_state(reference)
     assert ours.keys() == theirs.keys()
     different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
     assert not different
-    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
-    assert (out / weights).read_bytes() == (reference / weights).read_bytes()
+    exported = [path for path in reference.rglob("*.safetensors") if "checkpoints" not in path.parts]
+    assert exported
+    for path in exported:
+        assert (out / path.relative_to(reference)).read_bytes() == path.read_bytes()

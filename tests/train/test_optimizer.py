@@ -9,7 +9,7 @@ from torch import nn
 
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.train.config import LoopConfig
-from fromnoise.train.optimizer import Optimizer, as_matrix
+from fromnoise.train.optimizer import Optimizer, as_matrix, learning_rate_at
 
 MUON = LoopConfig(optimizer="muon", learning_rate=1e-2)
 
@@ -64,16 +64,36 @@ def test_steps_of_matrices_are_orthogonal_and_as_long_as_said(network):
     assert checked == 12 * 3 + 7 + 6 * 4 + 2  # residual blocks, their shortcuts, attention, down- and upsampling
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_muon_is_torchs_in_the_precision_of_the_run(network, dtype, monkeypatch):
+    """Bit for bit. Torch's own computes in bf16 always, so for fp32 its conversion is taken away."""
+    if dtype == torch.float32:
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    ours = Optimizer(network, dataclasses.replace(MUON, weight_decay=0.1), dtype)
+    theirs = {name: nn.Parameter(matrix.clone()) for name, matrix in ours.matrices.items()}
+    oracle = torch.optim.Muon(theirs.values(), weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for seed, rate in enumerate((1e-2, 2e-2, 1e-3)):
+        give_gradients(network, seed)
+        for name, matrix in theirs.items():
+            matrix.grad = as_matrix(network.get_parameter(name).grad).clone()
+        oracle.param_groups[0]["lr"] = rate
+        ours.step(rate)
+        oracle.step()
+    for name, matrix in theirs.items():
+        assert as_matrix(network.get_parameter(name)).equal(matrix), name
+        assert ours.state()[f"momentum_buffer.{name}"].equal(oracle.state[matrix]["momentum_buffer"])
+
+
 @pytest.mark.parametrize("settings", [MUON, dataclasses.replace(MUON, optimizer="adamw")])
 def test_what_it_remembers_goes_with_the_checkpoint(network, settings):
     optimizer = Optimizer(network, settings)
     for seed in range(3):
         give_gradients(network, seed)
         optimizer.step(1e-2)
-    assert optimizer.idle() == []
+    assert optimizer.never_had_gradient() == []
     twin = copy.deepcopy(network)
     resumed = Optimizer(twin, settings)
-    assert len(resumed.idle()) == len(list(twin.parameters()))
+    assert len(resumed.never_had_gradient()) == len(list(twin.parameters()))
     resumed.load_state(copy.deepcopy(optimizer.state()))
     for one, its_optimizer in ((network, optimizer), (twin, resumed)):
         give_gradients(one, 4)
@@ -88,9 +108,19 @@ def test_one_that_never_learned_is_named(network):
     for name in ("mid_block.resnets.0.conv1.weight", "conv_in.bias"):
         network.get_parameter(name).grad = None
     optimizer.step(1e-2)
-    assert sorted(optimizer.idle()) == ["conv_in.bias", "mid_block.resnets.0.conv1.weight"]
+    assert sorted(optimizer.never_had_gradient()) == ["conv_in.bias", "mid_block.resnets.0.conv1.weight"]
 
 
 def test_a_copy_is_not_moved_in_silence(network):
     with pytest.raises(ValueError, match="conv1.weight is not channels-last"):
         Optimizer(network.to(memory_format=torch.contiguous_format), MUON)
+
+
+def test_learning_rate_rises_then_falls_to_its_floor():
+    config = LoopConfig(steps=100, warmup_steps=10, learning_rate=2.0)
+    rates = [learning_rate_at(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(2.0 * (0.01 + 0.99 * 0.5))
+    assert rates[100] == pytest.approx(0.02)
+    assert rates[10:] == sorted(rates[10:], reverse=True)

@@ -5,6 +5,7 @@ import torch
 from fromnoise.train.randomness import batch_indices, generator_for, step_draws
 
 SHAPE = (16, 1, 4, 4)
+MIXED = "uniform-and-logit-normal"
 
 
 def test_a_step_draws_the_same_whenever_it_is_asked():
@@ -38,12 +39,12 @@ def test_times_cover_all_of_1_to_T_evenly():
     assert counts[1:].float().sub(800).abs().max() < 120  # 4 sigma of a binomial would be 112
 
 
-def test_half_of_the_times_may_be_drawn_towards_the_middle():
+def test_half_of_the_times_may_be_drawn_from_a_logit_normal_law():
     """Every other time stays where it was; of the rest, 90 % lie between two of the law's quantiles, as they should."""
     for step in range(50):
-        even, middle = step_draws(0, step, SHAPE, 1000).t, step_draws(0, step, SHAPE, 1000, "middle").t
-        assert middle[::2].equal(even[::2])
-    moved = torch.cat([step_draws(0, step, SHAPE, 1000, "middle").t[1::2] for step in range(2000)])
+        even, mixed = step_draws(0, step, SHAPE, 1000).t, step_draws(0, step, SHAPE, 1000, MIXED).t
+        assert mixed[::2].equal(even[::2])
+    moved = torch.cat([step_draws(0, step, SHAPE, 1000, MIXED).t[1::2] for step in range(2000)])
     assert moved.equal(moved.round())
     assert 1 <= moved.min() < moved.max() <= 1000
     low, high = 1000 * torch.sigmoid(0.6 + 0.8 * torch.tensor([-1.6449, 1.6449]))

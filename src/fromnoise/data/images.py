@@ -44,17 +44,11 @@ def to_pixels(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Images:
-    """Images in memory, with their labels where these were asked for.
+    """Images in memory, with their labels where these were asked for."""
 
-    Attributes:
-        pixels: ``(N, C, H, W)`` uint8.
-        labels: ``(N,)`` int64, or None.
-        class_names: the name of each label, where the dataset gives one.
-    """
-
-    pixels: Tensor
-    labels: Tensor | None = None
-    class_names: tuple[str, ...] | None = None
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor | None = None  # (N,) int64
+    class_names: tuple[str, ...] | None = None  # the name of each label, where the dataset gives one
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -267,9 +261,8 @@ def _labels(dataset: "Dataset", column: str, places: Sequence[str]) -> tuple[Ten
     wrong = labels < 0 if names is None else (labels < 0) | (labels >= len(names))
     if wrong.any():
         index = int(wrong.nonzero()[0])
-        raise UserError(
-            f"{places[index]}: label {int(labels[index])} is no class: choose a split or column with labels"
-        )
+        place, label = places[index], int(labels[index])
+        raise UserError(f"{place}: label {label} is no class: choose a split or column with labels")
     return labels, None if names is None else tuple(names)
 
 

@@ -1,6 +1,7 @@
 """Guidance: how strongly the condition is followed, as a wrapper around a denoiser."""
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,10 +16,7 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float | Te
     s = 0 ignores the condition, s = 1 is the conditional prediction, s > 1 exaggerates it. Ho and Salimans write
     ``(1 + w) conditional - w unconditional``, which is the same with s = 1 + w.
 
-    Args:
-        unconditional, conditional: ``(B, ...)``.
-        guidance_scale: s, a number or multiplying them.
-
+    Both predictions are ``(B, ...)``; s is a number or multiplies them.
     Source: Ho and Salimans 2022 (arXiv 2207.12598), equation 6; in this form Saharia et al. 2022 (arXiv 2205.11487).
     """
     return torch.lerp(unconditional, conditional, guidance_scale)
@@ -30,9 +28,7 @@ def rescale_guided(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     Eq. rescale: at phi = 1 each sample has the standard deviation, over all its elements, of its conditional
     prediction; at phi = 0 nothing changes. diffusers rescales whatever the network predicts, we x0_hat.
 
-    Args:
-        guided, conditional: ``(B, ...)``, not constant within a sample; share: phi, 0 to 1.
-
+    Both are ``(B, ...)`` and not constant within a sample; the share is phi, 0 to 1.
     Source: Lin et al. 2024 (arXiv 2305.08891), section 3.4.
     """
     ratio = conditional.flatten(1).std(1) / guided.flatten(1).std(1)
@@ -40,12 +36,9 @@ def rescale_guided(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
 
 
 def guidance_at(noise_to_signal: Tensor, guidance_scale: float, interval: tuple[float, float]) -> Tensor:
-    """The guidance scale inside the interval ``low < sigma / alpha <= high``, and 1 outside, ``(B,)``. Eq. interval.
+    """The guidance scale inside the interval ``low < sigma / alpha <= high``, and 1 outside. Eq. interval.
 
-    With much noise guidance costs variety, with little it changes nothing and costs time.
-
-    Args:
-        noise_to_signal: ``(B,)``.
+    With much noise guidance costs variety, with little it changes nothing and costs time. Shapes: ``(B,)``.
 
     Source: Kynkäänniemi et al. 2024 (arXiv 2404.07724).
     """
@@ -54,6 +47,7 @@ def guidance_at(noise_to_signal: Tensor, guidance_scale: float, interval: tuple[
     return torch.where(inside, guidance_scale, torch.ones_like(noise_to_signal))
 
 
+@dataclass(eq=False)
 class GuidedDenoiser:
     """Classifier-free guidance: asks a denoiser with and without the condition, in one batch, and applies `guide`.
 
@@ -67,21 +61,14 @@ class GuidedDenoiser:
         interval: the noise levels of `guidance_at`.
     """
 
-    def __init__(
-        self,
-        denoise: Denoiser,
-        guidance_scale: float,
-        null_condition: dict[str, Tensor],
-        *,
-        rescale: float = 0.0,
-        interval: tuple[float, float] = (0.0, math.inf),
-    ):
-        self.denoise = denoise
-        self.schedule = denoise.schedule
-        self.guidance_scale = guidance_scale
-        self.null_condition = null_condition
-        self.rescale = rescale
-        self.interval = interval
+    denoise: Denoiser
+    guidance_scale: float
+    null_condition: dict[str, Tensor]
+    rescale: float = field(default=0.0, kw_only=True)
+    interval: tuple[float, float] = field(default=(0.0, math.inf), kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.schedule = self.denoise.schedule
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         scale = guidance_at(self.schedule.noise_to_signal(t), self.guidance_scale, self.interval)
@@ -96,6 +83,7 @@ class GuidedDenoiser:
         return rescale_guided(guided, conditional, self.rescale) if self.rescale > 0 else guided
 
 
+@dataclass(eq=False)
 class AutoguidedDenoiser:
     """Autoguidance: leads away from a worse denoiser of the same images, by `guide` with its answer as the reference.
 
@@ -111,21 +99,14 @@ class AutoguidedDenoiser:
     Source: Karras et al. 2024 (arXiv 2406.02507), section 3.
     """
 
-    def __init__(
-        self,
-        denoise: Denoiser,
-        worse: Denoiser,
-        guidance_scale: float,
-        *,
-        rescale: float = 0.0,
-        interval: tuple[float, float] = (0.0, math.inf),
-    ):
-        self.denoise = denoise
-        self.worse = worse
-        self.schedule = denoise.schedule
-        self.guidance_scale = guidance_scale
-        self.rescale = rescale
-        self.interval = interval
+    denoise: Denoiser
+    worse: Denoiser
+    guidance_scale: float
+    rescale: float = field(default=0.0, kw_only=True)
+    interval: tuple[float, float] = field(default=(0.0, math.inf), kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.schedule = self.denoise.schedule
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         scale = guidance_at(self.schedule.noise_to_signal(t), self.guidance_scale, self.interval)

@@ -19,13 +19,10 @@ def hutchinson_trace(function: Callable[[Tensor], Tensor], x: Tensor, probes: Te
     ``2 |J|^2`` if it is normal. The unit vectors, all D of them times sqrt(D), give the trace itself.
 
     Args:
-        function: ``(B, ...)`` to the same shape; samples must not influence each other.
-        x: ``(B, ...)``, D elements a sample.
+        function: from x ``(B, ...)``, D elements a sample, to the same shape; samples must not influence each other.
         probes: ``(P, B, ...)``, P probes for each sample.
 
-    Returns:
-        the value ``(B, ...)`` and the trace ``(B,)``, without gradients.
-
+    Returns the value ``(B, ...)`` and the trace ``(B,)``, without gradients.
     Source: Song et al. 2021 (arXiv 2011.13456), equation 40, after Hutchinson 1989.
     """
     with torch.enable_grad():
@@ -65,9 +62,7 @@ def ode_log_likelihood(
         data_variance: x_T is taken for ``N(0, alpha^2 data_variance + sigma^2)``: with alpha^2 + sigma^2 = 1, 1 is
             N(0, 1), where sampling starts.
 
-    Raises:
-        ValueError: times that do not rise, or an infinite noise level at the last.
-
+    Raises ValueError for times that do not rise, or an infinite noise level at the last.
     Source: Song et al. 2021 (arXiv 2011.13456), equation 39, after Chen et al. 2018 (arXiv 1806.07366).
     """
     schedule, dims = denoise.schedule, x0[0].numel()
@@ -104,8 +99,7 @@ def runge_kutta(slope: Callable[[Tensor, float], Tensor], state: Tensor, early: 
 
     From the level 0, whose logarithm is infinite, the step is in the level itself, and starts at rest.
 
-    Args:
-        slope: the state's derivative by the logarithm of the level, at a state and a level.
+    slope is the state's derivative by the logarithm of the level, at a state and a level.
     """
     if early > 0:
         middle, rates = math.sqrt(early * late), [math.log(late / early)] * 2

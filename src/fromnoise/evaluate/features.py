@@ -1,4 +1,4 @@
-"""The features that sets of images are compared by: those of the classifier of digits that ships, or Inception's."""
+"""The features by which images are compared: those of the classifier of digits that ships, or Inception's."""
 
 import hashlib
 import importlib
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.hub
@@ -24,7 +23,7 @@ FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
-"""the weights of the first FID's network, which torch-fidelity and torchmetrics take from here too"""
+"""the weights of the network of the first FID; torch-fidelity and torchmetrics use this file, too"""
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 BATCH = 32
@@ -36,11 +35,7 @@ Extractor = Callable[[Tensor], Tensor]
 def open_features(name: str, device: torch.device) -> Extractor:
     """The features of a name in `FEATURES`: the classifier's 128, or Inception's 2048 (its last pooling layer).
 
-    Args:
-        device: where Inception runs; the classifier is small and runs on the CPU.
-
-    Raises:
-        UserError: what it needs is not there.
+    Inception runs on the device; the classifier is small and runs on the CPU. A `UserError` if a file is missing.
     """
     if name == "inception":
         network = open_inception().to(device)
@@ -101,27 +96,11 @@ def inception_weights() -> Path:
     return path
 
 
-def torchmetrics_fid() -> Callable[..., Any]:
-    """torchmetrics' ``FrechetInceptionDistance``, also beside a torch-fidelity that cannot be imported as a whole.
-
-    Raises:
-        UserError: it cannot be imported, which a torchvision that does not fit this torch brings about.
-    """
-    with _without_init("torch_fidelity"):
-        try:
-            return importlib.import_module("torchmetrics.image.fid").FrechetInceptionDistance
-        except (ImportError, RuntimeError) as error:
-            raise UserError(
-                f"torchmetrics cannot be imported ({error}): pip uninstall torchvision, which nothing here needs, or "
-                f"install the one that is made for torch {torch.__version__}"
-            ) from error
-
-
 @contextmanager
 def _without_init(package: str) -> Iterator[None]:
     """Lets modules of a package be imported without its ``__init__``.
 
-    torch-fidelity's imports all its networks, and by them torchvision, which Inception does not use.
+    torch-fidelity's imports all its networks, and with them torchvision, which Inception does not use.
     """
     spec = None if package in sys.modules else importlib.util.find_spec(package)
     if spec is None:

@@ -1,231 +1,155 @@
 """Draws the images of a request, measures them, and says what was measured of what."""
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from fromnoise import __version__
-from fromnoise.devices import resolve_device
-from fromnoise.errors import UserError
-from fromnoise.evaluate.classifier import SHAPE
-from fromnoise.evaluate.likelihood import NLL_IMAGES, ODE_STEPS, measure_nll
-from fromnoise.evaluate.metrics import (
-    ENOUGH,
-    SPLIT_NAMES,
-    Measurement,
-    RealImages,
-    Reference,
-    check_metrics,
-    classes_as_in,
-    fitting_metrics,
-    load_real_images,
-    measure,
-)
-from fromnoise.generate import Request, generate
-from fromnoise.models import Model, shipped_models
-from fromnoise.train.config import load_config
+import torch
 
-MNIST = "ylecun/mnist"
+from fromnoise import __version__
+from fromnoise.errors import UserError
+from fromnoise.evaluate.features import Extractor, open_features
+from fromnoise.evaluate.likelihood import NLL_IMAGES, check_images, evaluations_for_an_image, measure_nll
+from fromnoise.evaluate.metrics import Measurement, compare_with_real, features_of_metrics, fitting_metrics, measure
+from fromnoise.evaluate.reference import SPLIT_NAMES, RealImages, Reference
+from fromnoise.models import Model
+from fromnoise.sampling.generate import draw
+from fromnoise.sampling.plan import SAMPLERS, Plan, plan
+from fromnoise.sampling.request import Request
+
+ENOUGH = 10_000
+"""how many images are drawn unless told otherwise; with fewer a Fréchet distance is noticeably too large"""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        title: the images, how they were drawn and what they are compared with, in a line.
-        lines: each metric's figure in words, by its name.
-        warning: what to beware of, or nothing.
-        record: all of it as plain values, for a file; ``Request(**record["request"])`` draws the images again, unless
-            its classes are ``"data"``, which stands for `classes_as_in`.
-    """
-
-    title: str
-    lines: dict[str, str]
-    warning: str
+    title: str  # the images, how they were drawn and what they are compared with, in a line
+    lines: dict[str, str]  # each metric's figure in words, by its name
+    warning: str  # what to beware of, or nothing
     record: dict[str, Any]
+    """all of it as plain values, for a file; `prepare` with ``Request(**record["request"])`` and the same ``data_mix``
+    measures the same again"""
 
 
-def reference_of(model: Model, name: str, data: str | None = None, split: str = "test") -> Reference | None:
-    """What a model's images are compared with.
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is needed to measure a model, checked, opened and read."""
 
-    Args:
-        name: of the model, as `open_model` takes it.
-        data: the real images, a hub id or a folder; none: those that the ``training.toml`` beside the model names, or
-            MNIST if there is none and the images have its size.
-        split: ``test`` or ``train``.
+    plan: Plan
+    metrics: dict[str, str]  # of drawn images, and the features that each uses
+    extractors: dict[str, Extractor]  # of these features
+    real: RealImages | None  # the real images, where any are needed
+    data_mix: bool  # whether each class is asked for as often as it occurs among the real images
+    nll_images: int  # of how many real images ``nll`` is measured; 0: it is not
 
-    Returns:
-        none if nothing tells.
+    @property
+    def total(self) -> int:
+        """How many evaluations of the network `run` takes, guided ones counted twice."""
+        drawing = self.plan.n * self.plan.evaluations if self.metrics else 0
+        return drawing + self.nll_images * evaluations_for_an_image(self.plan.model)
 
-    Raises:
-        UserError: the ``training.toml`` cannot be read.
-    """
-    shipped = {model.name: model.path for model in shipped_models()}
-    path = shipped.get(name, Path(name)) / "training.toml"
-    if path.is_file():
-        config = load_config(str(path)).data
-        return Reference(config.source if data is None else data, split, config.image_column, config.label_column)
-    source = MNIST if data is None and _shape(model) == SHAPE else data
-    return None if source is None else Reference(source, split)
+    def run(self, progress: Callable[[int], None] | None = None) -> Report:
+        """Draws and measures; ``progress`` is called with the number of network evaluations just begun, of `total`."""
+        plan, real, measured = self.plan, self.real, dict[str, Measurement]()
+        compares = compare_with_real(self.metrics)
+        if self.metrics:
+            images, split = {"drawn": draw(plan, progress)}, ""
+            labels = torch.tensor(plan.wishes) if plan.wishes else None
+            if real is not None and compares:  # in the data's mix, the baseline has the classes of the drawn images
+                images |= real.comparison(plan.n, None if self.data_mix else labels)
+                split = real.reference.other_split.split
+            measured = measure(self.metrics, self.extractors, images, labels, split)
+        if real is not None and self.nll_images:
+            measured |= measure_nll(plan, real.images, self.nll_images, progress=progress)
+        record = {
+            **asdict(plan.request),
+            "data_mix": self.data_mix,
+            "steps": plan.steps,
+            "evaluations": plan.evaluations,
+            "eta": plan.request.eta if "eta" in SAMPLERS[plan.request.sampler].options else None,
+            "device": plan.device.type,
+            "request": asdict(plan.request),
+            "reference": real.description() if real and compares else None,
+            "metrics": {name: asdict(figure) for name, figure in measured.items()},
+            "fromnoise": __version__,
+            "torch": importlib.metadata.version("torch"),
+        }
+        lines = {name: figure.meaning for name, figure in measured.items()}
+        explained = real and not self.metrics and f"{SPLIT_NAMES[real.reference.split]} of {real.reference.name}"
+        return Report(explained or _title(record), lines, _warning(plan.n, self.metrics), record)
 
 
-def _shape(model: Model) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a model draws."""
-    config = model.unet.config
-    return config.in_channels, config.sample_size, config.sample_size
-
-
-def evaluate(
+def prepare(
     model: Model,
     request: Request,
-    metrics: tuple[str, ...] | None = None,
+    metrics: Sequence[str] | None = None,
     reference: Reference | None = None,
     *,
     data_mix: bool = False,
     features: str | None = None,
     nll_images: int = NLL_IMAGES,
-    progress: Callable[[int], None] | None = None,
-) -> Report:
-    """Draws and measures.
+) -> Evaluation:
+    """Checks what is to be measured, and opens and reads all that it takes.
 
     Args:
-        metrics: of `METRICS`; none: all that fit the model but ``nll``, which draws nothing and takes long.
+        request: ``n`` is `ENOUGH` unless told otherwise.
+        metrics: of `METRICS`, or ``nll``; none: all that fit the model but ``nll``, which draws nothing and takes long.
         reference: the real images, for all but ``accuracy``.
-        data_mix: ask for each class as often as it comes among as many real images, rather than for the request's.
-        features: by what ``kid`` and ``pr`` compare; none: by the classifier's where it fits, else by Inception's.
-        nll_images: of how many real images ``nll`` is measured.
-        progress: called with the number of network evaluations just done, of `evaluations_ahead`.
+        data_mix: ask for each class as often as it occurs among n real images; the request names no classes then.
+        features: what ``kid`` and ``pr`` use; none: the classifier's where it fits, else Inception's.
+        nll_images: of how many real images ``nll`` is measured; of all, if there are fewer.
 
     Raises:
         UserError: the request or a metric does not fit the model, the data cannot be read, or Inception is not there.
     """
-    shape = _shape(model)
-    metrics = metrics or fitting_metrics(shape, model.class_names)
-    judges = check_metrics(metrics, shape, model.class_names, request.n, features)
-    request.validate(model)
-    compares = bool(set(judges) - {"accuracy"})
-    if (compares or "nll" in metrics) and reference is None:
+    planned = plan(model, replace(request, n=ENOUGH if request.n is None else request.n))
+    metrics, has_classes = metrics or fitting_metrics(model), bool(planned.wishes)
+    used = features_of_metrics(metrics, model, planned.n, features)
+    compares, explains = compare_with_real(used), "nll" in metrics
+    if reference is None and (compares or explains or data_mix):
         raise UserError("which real images? The model does not tell what it was trained on: give --data")
-    if data_mix:
-        if reference is None or not model.num_classes:
-            raise UserError("--classes data needs a model with classes, and --data: leave it out")
-        request = replace(request, classes=classes_as_in(reference, shape, request.n))
-        request.validate(model)
-    labels = request.labels(model)
-    alike = None if data_mix else labels  # with the data's own mix, any others are alike
-    real = load_real_images(reference, shape, request.n, alike) if reference and compares else None
-    explained = reference.load(shape, labelled=bool(model.num_classes)) if reference and "nll" in metrics else None
-    device = resolve_device(request.device)
-    measured: dict[str, Measurement] = {}
-    if judges:
-        measured = measure(judges, lambda: generate(model, request, progress), labels, real, device)
-    if explained is not None:
-        measured |= measure_nll(
-            model,
-            explained,
-            n=nll_images,
-            ode_steps=_ode_steps(model),
-            seed=request.seed,
-            device=request.device,
-            dtype=request.dtype,
-            progress=progress,
-        )
-    asked_for = {"classes": "data"} if data_mix else {}
-    drawn = _drawn(model, request) | asked_for
-    title = f"{SPLIT_NAMES[reference.split]} of {reference.name}" if reference and not judges else ""
-    return Report(
-        title or _title(drawn, request, real),
-        {name: figure.meaning for name, figure in measured.items()},
-        _warning(request.n, judges),
-        drawn
-        | {
-            "device": device.type,
-            "request": asdict(request) | asked_for,
-            "reference": None if real is None else _described(real),
-            "metrics": {name: asdict(figure) for name, figure in measured.items()},
-            "fromnoise": __version__,
-            **{name: importlib.metadata.version(name) for name in ("torch", "torchmetrics")},
-        },
+    if data_mix and (request.classes is not None or not has_classes):
+        raise UserError("--data-mix chooses the classes of a model that has some: leave it out, or leave --classes out")
+    real = None if reference is None else RealImages(reference, model.space.shape, has_classes)
+    if real is not None and data_mix:
+        planned = replace(planned, wishes=real.class_mix(planned.n))
+    if real is not None and compares:
+        real.check_comparable()
+    if real is not None and explains:
+        check_images(model, real.images, nll_images)
+    extractors = {name: open_features(name, planned.device) for name in set(used.values())}
+    counted = min(nll_images, len(real.images)) if real is not None and explains else 0
+    return Evaluation(planned, used, extractors, real, data_mix, counted)
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    """What was drawn, how, and what it is compared with."""
+    classes = f" of classes {','.join(map(str, record['classes']))}" if record["classes"] else ""
+    settings = [
+        f"{record['steps']} steps",
+        f"{record['spacing']} spacing",
+        record["eta"] and f"eta {record['eta']:g}",
+        record["variance"] and f"variance {record['variance']}",
+        "clipped" if record["clip"] else "not clipped",
+        f"guidance {record['guidance']:g}" + (f" away from {record['guide']}" if record["guide"] else ""),
+        record["guidance_interval"] and "only at noise levels {:g} to {:g}".format(*record["guidance_interval"]),
+        record["guidance_rescale"] and f"rescaled by {record['guidance_rescale']:g}",
+    ]
+    real = record["reference"]
+    return (
+        f"{record['n']} images{' in the mix of classes of the data' if record['data_mix'] else classes} by "
+        f"{record['sampler']}, {', '.join(filter(None, settings))}: {record['evaluations']} network evaluations each; "
+        f"seed {record['seed']}, {record['dtype']}"
+        + (f"; against {real['size']} {SPLIT_NAMES[real['split']]} of {real['name']}" if real else "")
     )
 
 
-def evaluations_ahead(
-    model: Model, request: Request, metrics: tuple[str, ...] | None, nll_images: int = NLL_IMAGES
-) -> int:
-    """How many evaluations of the network `evaluate` takes, guidance not counted."""
-    drawing = request.n * request.num_steps(model) if metrics is None or set(metrics) != {"nll"} else 0
-    explaining = nll_images * (model.scheduler.num_train_timesteps + 4 * _ode_steps(model))
-    return drawing + (explaining if metrics and "nll" in metrics else 0)
-
-
-def _ode_steps(model: Model) -> int:
-    return min(ODE_STEPS, model.scheduler.num_train_timesteps - 1)
-
-
-def _drawn(model: Model, request: Request) -> dict[str, Any]:
-    """How the images are drawn, with what the request leaves to the model."""
-    scheduler = model.scheduler
-    return {
-        "n": request.n,
-        "classes": request.classes,
-        "sampler": request.sampler,
-        "steps": request.num_steps(model),
-        "evaluations": request.evaluations(model),
-        "spacing": request.spacing or ("karras" if request.sampler == "heun" else scheduler.timestep_spacing),
-        "eta": request.eta if request.sampler == "ddim" else None,
-        "variance": (request.variance or scheduler.variance_type) if request.sampler == "ddpm" else None,
-        "clip": scheduler.clip_sample if request.clip is None else request.clip,
-        "guidance": request.guidance,
-        "guide": request.guide,
-        "guidance_interval": request.guidance_interval,
-        "guidance_rescale": request.guidance_rescale,
-        "seed": request.seed,
-        "dtype": request.dtype,
-    }
-
-
-def _title(drawn: dict[str, Any], request: Request, real: RealImages | None) -> str:
-    """What was drawn, and what it is compared with; of what is left to the model, only what differs much."""
-    classes = f" of classes {','.join(map(str, request.classes))}" if request.classes else ""
-    if drawn["classes"] == "data":
-        classes = ", of each class as many as in the data,"
-    settings = [f"{drawn['steps']} steps", f"{drawn['spacing']} spacing"]
-    if request.eta:
-        settings.append(f"eta {request.eta:g}")
-    if request.variance is not None:
-        settings.append(f"variance {request.variance}")
-    if request.clip is not None:
-        settings.append("clipped" if request.clip else "not clipped")
-    settings.append(f"guidance {drawn['guidance']:g}" + (f" away from {request.guide}" if request.guide else ""))
-    if drawn["guidance_interval"] is not None:
-        settings.append("only at noise levels {:g} to {:g}".format(*drawn["guidance_interval"]))
-    if request.guidance_rescale:
-        settings.append(f"rescaled by {request.guidance_rescale:g}")
-    title = (
-        f"{request.n} images{classes} by {request.sampler}, {', '.join(settings)}: {drawn['evaluations']} network "
-        f"evaluations each; seed {request.seed}, {request.dtype}"
-    )
-    if real is None:
-        return title
-    return f"{title}; against {len(real.pixels)} {SPLIT_NAMES[real.reference.split]} of {real.reference.name}"
-
-
-def _described(real: RealImages) -> dict[str, Any]:
-    return {
-        "name": real.reference.name,
-        "split": real.reference.split,
-        "size": len(real.pixels),
-        "shape": list(real.pixels.shape[1:]),
-        "checksum": real.checksum,
-    }
-
-
-def _warning(n: int, judges: dict[str, str]) -> str:
-    if n >= ENOUGH or not judges:
+def _warning(n: int, metrics: Mapping[str, str]) -> str:
+    if n >= ENOUGH or not metrics:
         return ""
-    if {"fd", "fid"} & set(judges):
-        return f"the distance of {n} images comes out too large: compare it with none of {ENOUGH}"
-    return f"{n} images are few: compare with no figure of {ENOUGH}"
+    if {"fd", "fid"} & set(metrics):
+        return f"the distance of {n} images comes out too large: do not compare it with that of {ENOUGH}"
+    return f"{n} images are few: do not compare these figures with those of {ENOUGH}"

@@ -13,14 +13,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     backward pass much slower. The scale is shared between query and key, which keeps bf16 scores in range and keeps
     ``torch.compile`` from swapping the fused kernel back in.
 
-    Args:
-        query: ``(..., N, head_dim)``.
-        key: ``(..., M, head_dim)``.
-        value: ``(..., M, head_dim)``.
-
-    Returns:
-        ``(..., N, head_dim)``.
-
+    Shapes: query and result ``(..., N, head_dim)``; key and value ``(..., M, head_dim)``.
     Source: Vaswani et al. 2017 (arXiv 1706.03762), equation 1.
     """
     scale = query.shape[-1] ** -0.25
@@ -45,8 +38,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
-        qkv = [self._heads(to(tokens)) for to in (self.to_q, self.to_k, self.to_v)]  # (B, heads, H*W, head_dim) each
-        merged = attention(*qkv).transpose(1, 2).flatten(2)  # (B, H*W, C)
+        q, k, v = (self._heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))  # as _heads
+        merged = attention(q, k, v).transpose(1, 2).flatten(2)  # (B, H*W, C)
         out = self.to_out[0](merged).transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, H, W)
         return x + out
 

@@ -1,7 +1,7 @@
 """The U-Net: one class, from the digits network to DDPM's, told apart by the numbers in its config.
 
 Its state-dict names are those of diffusers' ``UNet2DModel``; `unet_config_from_diffusers` and
-`unet_config_to_diffusers` (in `fromnoise.nn.diffusers_config`) translate the config file.
+`unet_config_to_diffusers` (in `fromnoise.interop.unet`) translate the config file.
 """
 
 from dataclasses import dataclass

@@ -32,5 +32,4 @@ class EMA:
         """Takes in the parameters after one more step."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = [parameter.detach() for parameter in parameters]
-        torch._foreach_lerp_(self.shadow, current, 1 - decay)
+        torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in parameters], 1 - decay)

@@ -3,9 +3,6 @@
 import ctypes
 import sys
 
-NO_OWN_PAGES = -4, 0  # M_MMAP_MAX of mallopt(3): not a single block is taken from the system by itself
-NEVER_GIVE_BACK = -1, -1  # M_TRIM_THRESHOLD: nor is what is free at the heap's end returned
-
 
 def keep_freed_memory() -> None:
     """Tells glibc to keep what it is given back, for the rest of the process; elsewhere nothing happens.
@@ -14,5 +11,5 @@ def keep_freed_memory() -> None:
     them in a step of `mnist-conditional` at 128 images: up to a tenth of the time on a CPU.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(*NO_OWN_PAGES)
-        libc.mallopt(*NEVER_GIVE_BACK)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: not a single block is taken from the system by itself
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor is what is free at the heap's end returned

@@ -18,14 +18,10 @@ from fromnoise.diffusion.losses import logit_normal_time
 class Draws:
     """What one step needs beyond the images, for the whole batch of B."""
 
-    t: Tensor
-    """``(B,)`` whole times in 1..T, float32"""
-    noise: Tensor
-    """``(B, C, H, W)`` standard normal"""
-    drop: Tensor
-    """``(B,)`` uniform in [0, 1): the label is dropped where this is below the dropout probability"""
-    flip: Tensor
-    """``(B,)`` bool, one half each"""
+    t: Tensor  # (B,) whole times in 1..T, float32
+    noise: Tensor  # (B, C, H, W) standard normal
+    drop: Tensor  # (B,) uniform in [0, 1): the label is dropped where this is below the dropout probability
+    flip: Tensor  # (B,) bool, one half each
 
 
 def generator_for(seed: int, *position: int) -> torch.Generator:
@@ -35,19 +31,19 @@ def generator_for(seed: int, *position: int) -> torch.Generator:
 
 
 def step_draws(
-    seed: int, step: int, shape: tuple[int, int, int, int], num_timesteps: int, times: str = "uniform"
+    seed: int, step: int, shape: tuple[int, int, int, int], num_timesteps: int, timestep_sampling: str = "uniform"
 ) -> Draws:
     """The draws of a step, for a batch of images of ``shape`` ``(B, C, H, W)``.
 
-    The times are spread evenly over 1..T from one random start, which halves the scatter of the loss. ``times =
-    "middle"`` moves every other one towards `logit_normal_time`.
+    The times are spread evenly over 1..T from one random start, which halves the scatter of the loss. With
+    ``uniform-and-logit-normal`` every other one is drawn from the law of `logit_normal_time` instead.
     Source: Kingma et al. 2021 (arXiv 2107.00630), appendix I.1.
     """
     generator = generator_for(seed, 1, step)
     batch = shape[0]
     start = torch.rand(1, generator=generator, dtype=torch.float64)
     spread = (start + torch.arange(batch, dtype=torch.float64) / batch) % 1
-    if times == "middle":
+    if timestep_sampling == "uniform-and-logit-normal":
         spread[1::2] = logit_normal_time(spread[1::2])
     t = (spread * num_timesteps).floor().clamp(max=num_timesteps - 1) + 1
     return Draws(
@@ -66,12 +62,8 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
     """
     position = step * batch + torch.arange(batch)
     epochs = position // count
-    return torch.cat(
-        [
-            _epoch_order(seed, int(epoch), count)[position[epochs == epoch] % count]
-            for epoch in epochs.unique(sorted=True)
-        ]
-    )
+    orders = ((_epoch_order(seed, int(epoch), count), epochs == epoch) for epoch in epochs.unique())
+    return torch.cat([order[position[within] % count] for order, within in orders])
 
 
 @lru_cache(maxsize=2)

@@ -1,26 +1,24 @@
-"""A training run from its first step, or its last checkpoint, to a model directory."""
+"""A training run from its first step or its last checkpoint to the folder of the result."""
 
-import math
 import shlex
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from fromnoise.devices import DTYPES
 from fromnoise.errors import UserError
-from fromnoise.files import remove_partial, written_whole
-from fromnoise.models import save_model
+from fromnoise.files import atomic_write, remove_partial
 from fromnoise.pictures import save_grid
-from fromnoise.train.checkpoint import list_checkpoints
-from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, parse_config, preset_names
-from fromnoise.train.loop import RunLog, Trainer, learning_rate_at, unet_config
+from fromnoise.train.checkpoint import list_checkpoints, newest_checkpoint
+from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, preset_names
+from fromnoise.train.log import RunLog
+from fromnoise.train.loop import Loop
+from fromnoise.train.trainer import Trainer
 
 # What may differ between a run and its resumption: how often something is looked at or kept.
-HARMLESS = {"train.log_every", "train.validate_every", "train.preview_every", "train.checkpoint_every"}
-HARMLESS |= {"train.keep_checkpoints", "train.device"}
+MAY_CHANGE = {"train.log_every", "train.validate_every", "train.preview_every", "train.checkpoint_every"}
+MAY_CHANGE |= {"train.keep_checkpoints", "train.device"}
 
 
 def check_folder(folder: Path, resume: bool) -> None:
@@ -39,7 +37,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 
 def resumed_config(folder: Path, config: TrainingConfig, given: TrainingConfig) -> TrainingConfig:
-    """The config a run goes on with: its own, and whatever harmless key is asked for anew.
+    """The config a run goes on with: its own, and whatever may be changed and is asked for anew.
 
     Args:
         config: the preset as it stands; given: the same with the command line's overrides.
@@ -47,23 +45,20 @@ def resumed_config(folder: Path, config: TrainingConfig, given: TrainingConfig) 
     Raises:
         UserError: a key was overridden that would make it another run.
     """
-    path = folder / "training.toml"
-    try:
-        saved = parse_config(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    saved = load_config(str(folder / "training.toml"))
     if saved.name != given.name:
         raise UserError(f"{folder} holds a run of {saved.name!r}, not of {given.name!r}")
-    for key, value in changes(config, given).items():
+    asked = changes(config, given)
+    for key, value in asked.items():
         section, name = key.split(".")
         old = getattr(getattr(saved, section), name)
-        if key not in HARMLESS and value != old:
+        if key not in MAY_CHANGE and value != old:
             raise UserError(f"this run was started with {key} {old}, not {value}: leave it out, or start a new run")
-    return saved.override({k: v for k, v in changes(config, given).items() if k in HARMLESS})
+    return saved.override({key: value for key, value in asked.items() if key in MAY_CHANGE})
 
 
 def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resume: bool = False) -> Path:
-    """Trains a model into ``folder`` and returns the folder, which is then a model directory.
+    """Trains what the preset says and returns the folder, which then holds the result, of a diffusion model a model.
 
     Args:
         data: where a local copy of the preset's data lies; none: ``config.data.source``.
@@ -75,120 +70,50 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
             finite. The newest checkpoint is then still good.
     """
     config.validate()
-    unet_config(config, None)  # refuses, before the data is read, what does not fit together
     check_folder(folder, resume)
     trainer = Trainer(config, folder, data)
+    recorded = config.override({"train.dtype": trainer.dtype})
     main = trainer.accelerator.is_main_process
     try:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
-            with written_whole(folder / "training.toml") as partial:
-                partial.write_text(dump_config(trainer.config), encoding="utf-8")
+            with atomic_write(folder / "training.toml") as partial:
+                partial.write_text(dump_config(recorded), encoding="utf-8")
         trainer.accelerator.wait_for_everyone()
-        seconds = _loop(trainer)
+        seconds = Loop(trainer, _resumed(trainer)).run()
         if main:
-            _export(trainer, seconds)
+            facts = trainer.task.export(trainer.averaged, folder, DTYPES[trainer.dtype])
+            save_grid(folder / "samples.png", *trainer.task.preview(trainer.averaged))
+            with atomic_write(folder / "README.md") as partial:
+                partial.write_text(model_card(trainer, recorded, facts, seconds), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; {_newest(folder)}") from error
+        raise UserError(f"cannot write {folder}: {error.strerror or error}; {newest_checkpoint(folder)}") from error
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     return folder
 
 
-def _loop(trainer: Trainer) -> float:
-    """Takes all steps that are left; returns the seconds spent training, those before a resumption included."""
-    loop, folder, say = trainer.config.train, trainer.folder, trainer.accelerator.print
-    main = trainer.accelerator.is_main_process
-    checkpoints = list_checkpoints(folder / "checkpoints")
-    before = trainer.load(checkpoints[-1])["seconds"] if checkpoints else 0.0
+def _resumed(trainer: Trainer) -> float:
+    """Goes back to the newest checkpoint, if there is one; the seconds spent until then."""
+    say, checkpoints = trainer.accelerator.print, list_checkpoints(trainer.folder / "checkpoints")
+    seconds = trainer.load(checkpoints[-1])["seconds"] if checkpoints else 0.0
+    if trainer.dtype_reason:
+        say(f"training in {trainer.dtype}: {trainer.dtype_reason}")
     if checkpoints:
         say(f"resuming from {checkpoints[-1]}")
-    if trainer.compile and trainer.step < loop.steps:
+    if trainer.compile and trainer.step < trainer.config.train.steps:
         say("compiling the network first (about a minute); --train.compile no starts at once and runs slower")
-    log = RunLog(folder, trainer.step) if main else None
-    start = window_start = time.monotonic()
-    window: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def due(every: int) -> bool:
-        return trainer.step % every == 0 or trainer.step == loop.steps
-
-    with tqdm(
-        total=loop.steps * loop.batch_size,
-        initial=trainer.step * loop.batch_size,
-        unit="img",
-        smoothing=0.05,
-        disable=not main,
-        dynamic_ncols=True,
-    ) as bar:
-        while trainer.step < loop.steps:
-            window.append(trainer.take_step())
-            bar.update(loop.batch_size)
-            if due(loop.log_every) or due(loop.checkpoint_every) or due(loop.validate_every):
-                losses, norms = (torch.stack(values).float() for values in zip(*window, strict=True))
-                loss = trainer.accelerator.reduce(losses.mean(), "mean").item()
-                if not math.isfinite(loss + norms.sum().item()):
-                    raise UserError(
-                        f"the loss is no longer finite at step {trainer.step}: lower --train.learning-rate or use "
-                        f"--train.dtype fp32; {_newest(folder)}"
-                    )
-                now = time.monotonic()
-                if log is not None and due(loop.log_every):
-                    bar.set_postfix(loss=f"{loss:.4f}")
-                    log.write(
-                        trainer.step,
-                        loss=loss,
-                        gradient_norm=norms.mean().item(),
-                        learning_rate=learning_rate_at(trainer.step - 1, trainer.config),
-                        images_per_second=len(window) * loop.batch_size / (now - window_start),
-                        seconds=before + now - start,
-                    )
-                window, window_start = [], now
-            if due(loop.checkpoint_every):
-                trainer.check_that_all_learn()
-            if log is not None and due(loop.validate_every):
-                bands = trainer.validate()
-                validation = sum(bands) / len(bands)
-                log.write(trainer.step, validation_loss=validation, validation_loss_by_noise=bands)
-                expected = trainer.config.expect.get(str(trainer.step))
-                note = f" (to expect: {expected})" if expected is not None else ""
-                bar.write(f"step {trainer.step}: validation loss {validation:.4f}{note}", file=sys.stderr)
-            if log is not None and due(loop.preview_every):
-                log.picture(trainer.step, folder / "previews" / f"step-{trainer.step:08d}.png", *trainer.preview())
-            if main and due(loop.checkpoint_every):
-                trainer.save(seconds=before + time.monotonic() - start)
-            if due(loop.validate_every) or due(loop.preview_every) or due(loop.checkpoint_every):
-                trainer.accelerator.wait_for_everyone()
-                window_start = time.monotonic()
-    if log is not None:
-        log.close()
-    return before + time.monotonic() - start
+    return float(seconds)
 
 
-def _newest(folder: Path) -> str:
-    checkpoints = list_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {checkpoints[-1]}: go on from it with --resume"
-
-
-def _export(trainer: Trainer, seconds: float) -> None:
-    """Makes the run's folder a model directory: averaged weights, model card, samples."""
-    folder, config = trainer.folder, trainer.config
-    dtype = torch.bfloat16 if config.train.dtype == "bf16" else torch.float32
-    save_model(trainer.model(), folder, dtype=dtype)
-    save_grid(folder / "samples.png", *trainer.preview())
-    with written_whole(folder / "README.md") as partial:
-        partial.write_text(model_card(trainer, seconds), encoding="utf-8")
-
-
-def model_card(trainer: Trainer, seconds: float) -> str:
-    """The model card: what it is, how it was trained and how to use it, in Markdown."""
-    config, loop = trainer.config, trainer.config.train
+def model_card(trainer: Trainer, config: TrainingConfig, facts: dict[str, str], seconds: float) -> str:
+    """The model card in Markdown: ``config`` is what is recorded with the run, ``facts`` what the task says of it."""
+    loop, data = config.train, config.data
     parameters = sum(parameter.numel() for parameter in trainer.averaged.parameters())
     images = loop.steps * loop.batch_size
-    rows = [f"| {step} | {loss} |" for step, loss in RunLog.validations(trainer.folder)]
-    classes = "" if trainer.class_names is None else f"\n- classes: {', '.join(trainer.class_names)}, and none"
+    rows = "\n".join(f"| {step} | {loss} |" for step, loss in RunLog.validations(trainer.folder))
+    lines = "".join(f"\n- {name}: {value}" for name, value in facts.items())
     speed = f"{images / seconds:.0f} images/s" if seconds else "no time"
     where = f"{trainer.device.type}, {torch.get_num_threads()} threads, {loop.dtype}"
     return f"""# {config.name}
@@ -198,16 +123,16 @@ def model_card(trainer: Trainer, seconds: float) -> str:
 ![samples](samples.png)
 
 - parameters: {parameters / 1e6:.2f} million
-- data: {config.data.source}, {len(trainer.images)} images of {config.data.size}x{config.data.size}{classes}
-- licence of the data: {config.data.licence or "not stated"}
+- data: {data.source}, {len(trainer.task.data)} images of {data.size}x{data.size}{lines}
+- licence of the data: {data.licence or "not stated"}
 - trained by: `{command(config)}`
 - trained on: {images} images in {seconds / 60:.0f} minutes ({speed}; {where}{", compiled" if trainer.compile else ""})
 
-The validation loss along the way ({config.diffusion.weighting} weighting, {config.diffusion.prediction}):
+The validation loss along the way ({trainer.task.objective}):
 
 | step | loss |
 | --- | --- |
-{chr(10).join(rows)}
+{rows}
 """
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.errors import UserError
-from fromnoise.files import written_whole
+from fromnoise.files import atomic_write, cache_folder
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 C_TYPES: dict[type, Any] = {bool: ctypes.c_int, int: ctypes.c_int64, float: ctypes.c_float}
@@ -31,11 +31,10 @@ def library(source: Path) -> ctypes.CDLL | None:
     command = [os.environ.get("CXX", "c++"), *FLAGS]
     built_for = repr((command, sorted(torch.cpu.get_capabilities().items()))).encode()
     key = hashlib.sha256(source.read_bytes() + built_for).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromnoise"
-    target = folder / f"{source.stem}-{key}.so"
+    target = cache_folder() / f"{source.stem}-{key}.so"
     try:
         if not target.exists():
-            with written_whole(target) as partial:
+            with atomic_write(target) as partial:
                 subprocess.run([*command, str(source), "-o", str(partial)], check=True, capture_output=True)
         return ctypes.CDLL(str(target))
     except (OSError, UserError, subprocess.CalledProcessError):

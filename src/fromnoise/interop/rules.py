@@ -1,0 +1,29 @@
+"""How any config file of the ecosystem is read: by a frozen dataclass whose fields are the file's keys.
+
+A field's type is what is accepted, and its default is that of the class which the file names. A key that would change
+the computation accepts only the value at which it does not (``Literal[False]``), and an unknown key is refused. So a
+network that opens here computes what diffusers computes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fromnoise.configs import read
+
+T = TypeVar("T")
+
+DIFFUSERS_VERSION = "0.42.1"  # the release whose files these are
+
+
+def read_public(kind: type[T], content: Mapping[str, Any], origin: str) -> T:
+    """The file's keys without the private ones, which begin with an underscore.
+
+    Raises:
+        UserError: a key is unknown, or its value is not supported; the message names ``origin`` and the key.
+    """
+    return read(kind, {key: value for key, value in content.items() if not key.startswith("_")}, origin)
+
+
+def headed(class_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file: these keys below the name of diffusers' class."""
+    return {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION, **values}

@@ -1,0 +1,89 @@
+"""Models by name: those that ship, those in the hub's cache, and those to download."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fromnoise.errors import UserError
+from fromnoise.models.model import Model
+from fromnoise.models.store import INDEX, WEIGHTS, is_supported, open_directory
+
+ZOO = Path(__file__).parents[1] / "zoo"  # where the models that ship are
+
+
+def open_model(name: str | Path, revision: str | None = None) -> Model:
+    """Opens a model, its weights in float32 on the CPU.
+
+    Args:
+        name: a shipped name, a directory, or a hub id ``owner/name``, looked for in this order.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        UserError: there is no such model, or it cannot be opened.
+    """
+    shipped = {model.name: model.path for model in shipped_models()}
+    directory = shipped.get(name, Path(name)) if isinstance(name, str) else name
+    if directory.is_dir():
+        if revision is not None:
+            raise UserError(f"revision {revision} given for {name}, which is not on the hub: leave it out")
+    elif isinstance(name, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        directory = _download(name, revision)
+    else:
+        known = ", ".join(shipped) or "none"
+        raise UserError(f"unknown model {str(name)!r}: shipped are {known}; or give a directory or a hub id")
+    return open_directory(directory)
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model that comes with the package."""
+
+    name: str
+    path: Path
+    description: str  # the first line of text in its model card
+
+
+def shipped_models() -> list[ShippedModel]:
+    """The models that come with the package, by name."""
+    folders = [index.parent for index in sorted(ZOO.glob(f"*/{INDEX}"))]
+    return [ShippedModel(folder.name, folder, _description(folder / "README.md")) for folder in folders]
+
+
+def _description(card: Path) -> str:
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # the card's metadata
+    return next((line for line in text.splitlines() if line and not line.startswith("#")), "")
+
+
+def cached_models() -> list[str]:
+    """The hub ids in the cache that `open_model` can open, judged by their configs. Does not use the network."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        models = [repository for repository in scan_cache_dir().repos if repository.repo_type == "model"]
+    except CacheNotFound:
+        return []
+    return sorted(model.repo_id for model in models if any(is_supported(r.snapshot_path) for r in model.revisions))
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    """The local copy of a model on the hub; without a network, the one in the cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    weights = [WEIGHTS, f"unet/{WEIGHTS}"]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", "README.md", *weights]))
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(f"no model {hub_id} on the hub: check the name, or log in if it is private") from None
+    except RevisionNotFoundError:
+        raise UserError(f"no revision {revision} of {hub_id} on the hub: check its branches and tags") from None
+    except Exception as failure:  # the transport's own errors are of many classes
+        try:
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=weights, local_files_only=True))
+        except OSError:
+            reason = getattr(failure, "strerror", None) or type(failure.__cause__ or failure).__name__
+            raise UserError(
+                f"cannot reach the hub for {hub_id} ({reason}): connect, or pass a local directory"
+            ) from failure

@@ -1,0 +1,47 @@
+"""A request becomes images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fromnoise.data.images import to_pixels
+from fromnoise.diffusion.process import noise_like
+from fromnoise.diffusion.samplers import final
+from fromnoise.models import Model
+from fromnoise.sampling.plan import Plan, plan
+from fromnoise.sampling.request import Request
+
+
+def generate(model: Model, request: Request) -> Tensor:
+    """Draws the images of a request, uint8 ``(n, C, H, W)``.
+
+    Raises:
+        UserError: the request does not fit the model.
+    """
+    return draw(plan(model, request))
+
+
+@torch.inference_mode()
+def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
+    """Draws the images of a plan, uint8 ``(n, C, H, W)``.
+
+    Image i draws everything it needs, its initial noise first, from a CPU generator seeded with ``seed + i``. It does
+    not depend on the batch size or its neighbours, and on the device only by the rounding of its arithmetic.
+
+    Args:
+        progress: called with the number of evaluations of the network just begun, of ``n * plan.evaluations``.
+    """
+    model, request, sampler, denoise = plan.model, plan.request, plan.sampler, plan.denoiser(progress)
+    distinct = list(dict.fromkeys(plan.wishes))
+    encoded = model.conditioner.encode(distinct)
+    rows = torch.tensor([distinct.index(wish) for wish in plan.wishes], dtype=torch.long)
+
+    batches = []
+    for indices in torch.arange(plan.n).split(request.batch_size):
+        generators = [torch.Generator().manual_seed(request.seed + int(i)) for i in indices]
+        condition = {name: value[rows[indices]].to(plan.device) for name, value in encoded.items()}
+        x = noise_like(torch.empty(len(indices), *model.space.shape, device=plan.device), generators)
+        x = final(sampler(denoise, x, plan.times, generators, **condition))  # (B, C, H, W)
+        batches.append(to_pixels(model.space.decode(x)).cpu())
+    return torch.cat(batches)

@@ -1,0 +1,177 @@
+"""A request resolved against a model, once: the one place where a request is refused."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import torch
+
+from fromnoise.devices import DTYPES, resolve_device, rows_at_a_time
+from fromnoise.diffusion import samplers, solvers
+from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser
+from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
+from fromnoise.diffusion.samplers import Moment, Spacing, Variance, sampling_times
+from fromnoise.errors import UserError
+from fromnoise.models import Model, open_model
+from fromnoise.models.conditioning import Wish
+from fromnoise.sampling.request import Request
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a sampler is."""
+
+    run: Callable[..., Iterator[Moment]]
+    evaluations: int = 30  # how often it asks the network for an image unless told otherwise
+    spacing: Spacing | None = None  # which times it visits unless told otherwise; none: the model's
+    options: tuple[str, ...] = ()  # those of a request that only it takes
+    asks: int = 1  # how often it asks the network in a step; in the last one, once
+
+
+SAMPLERS = {
+    "ddpm": Sampler(samplers.ddpm, options=("variance",)),
+    "ddim": Sampler(samplers.ddim, options=("eta",)),
+    "euler": Sampler(solvers.euler),
+    "heun": Sampler(solvers.heun, spacing=Spacing.KARRAS, asks=2),
+    "dpmpp-2m": Sampler(solvers.dpmpp_2m, evaluations=11),
+    "dpmpp-2m-sde": Sampler(solvers.dpmpp_2m_sde, evaluations=11),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a request comes down to for one model."""
+
+    model: Model
+    request: Request  # with nothing left open
+    n: int  # how many images are drawn
+    wishes: list[Wish]  # what each image is asked to show; empty for a model that cannot be asked
+    times: list[float]  # the falling list of times that are visited, 0 at its end
+    device: torch.device
+    guide: Model | None = None  # the model of request.guide
+
+    @property
+    def steps(self) -> int:
+        return len(self.times) - 1
+
+    @property
+    def sampler(self) -> Callable[..., Iterator[Moment]]:
+        """The sampler with its options."""
+        sampler = SAMPLERS[self.request.sampler]
+        return partial(sampler.run, **{name: getattr(self.request, name) for name in sampler.options})
+
+    @cached_property
+    def evaluations(self) -> int:
+        """How often a network is asked for one image, found by asking one that answers 0."""
+        asked: list[int] = []
+
+        def count(x: torch.Tensor, timestep: torch.Tensor, **condition: torch.Tensor) -> torch.Tensor:
+            asked.append(len(x))
+            return torch.zeros_like(x)
+
+        counter = NetworkDenoiser(count, self.model.noise.schedule(), Prediction.IMAGE)
+        condition = self.model.conditioner.encode(self.wishes[:1])
+        x, generator = torch.zeros(1, 1, 1, 2), torch.Generator()
+        samplers.final(self.sampler(self._guided(counter, counter), x, self.times, generator, **condition))
+        return sum(asked)
+
+    def denoiser(self, progress: Callable[[int], None] | None = None) -> Denoiser:
+        """The model's denoiser, guided and clipped as the request says.
+
+        Args:
+            progress: called with the number of images of each question to a network.
+        """
+
+        def plain(model: Model) -> Denoiser:
+            rows = rows_at_a_time(model.unet.config, self.device)
+            return model.denoiser(self.device, DTYPES[self.request.dtype], rows=rows, progress=progress)
+
+        return self._guided(plain(self.model), None if self.guide is None else plain(self.guide))
+
+    def _guided(self, denoise: Denoiser, worse: Denoiser | None) -> Denoiser:
+        request, null = self.request, self.model.conditioner.null()
+        rescale, interval = request.guidance_rescale, request.guidance_interval or (0, math.inf)
+        if self.guide is not None and worse is not None:
+            denoise = AutoguidedDenoiser(denoise, worse, request.guidance, rescale=rescale, interval=interval)
+        elif request.guidance != 1 and null is not None:
+            denoise = GuidedDenoiser(denoise, request.guidance, null, rescale=rescale, interval=interval)
+        limit = self.model.space.limit
+        return ClippedDenoiser(denoise, limit) if request.clip and limit is not None else denoise
+
+
+def plan(model: Model, request: Request) -> Plan:
+    """Settles what a request leaves open.
+
+    Raises:
+        UserError: a value that no model can have, or that this one cannot.
+    """
+    _check_values(request)
+    sampler, noise, conditioner = SAMPLERS[request.sampler], model.noise, model.conditioner
+    total = noise.num_train_timesteps
+    if request.steps is not None and not 1 <= request.steps <= total:
+        raise UserError(
+            f"steps must be between 1 and {total}, the number this model was trained with, not {request.steps}"
+        )
+    shapes = model.unet.config.in_channels, model.unet.config.out_channels
+    if shapes not in ((1, 1), (3, 3)):
+        raise UserError(
+            "images have 1 channel (grey) or 3 (colour): this model takes {} and predicts {}".format(*shapes)
+        )
+    if request.guidance != 1 and request.guide is None and conditioner.null() is None:
+        raise UserError(
+            "guidance leads away from 'no class', unknown to this model: leave --guidance out, or give --guide"
+        )
+    n = 8 * (len(request.classes or conditioner.names) or 8) if request.n is None else request.n
+    if request.seed + n > 2**63:
+        raise UserError(f"seed must be below 2^63, not {request.seed}")
+    evaluations = request.steps or min(sampler.evaluations, total)
+    spacing = Spacing(request.spacing or sampler.spacing or noise.timestep_spacing)
+    variance = Variance(request.variance or noise.variance_type) if "variance" in sampler.options else None
+    clip = noise.clip_sample if request.clip is None else request.clip
+    settled = replace(request, n=n, steps=evaluations, spacing=spacing, variance=variance, clip=clip)
+    times = sampling_times(noise.schedule(), math.ceil(evaluations / sampler.asks), spacing, noise.steps_offset)
+    guide = None if request.guide is None else _open_guide(request.guide, model)
+    wishes = conditioner.wishes(request.classes, n)
+    return Plan(model, settled, n, wishes, times, resolve_device(request.device), guide)
+
+
+def _check_values(request: Request) -> None:
+    """Refuses what no model can do."""
+    choices = {"sampler": SAMPLERS, "spacing": list(Spacing), "variance": list(Variance), "dtype": DTYPES}
+    for name, there in choices.items():
+        if (value := getattr(request, name)) is not None and value not in there:
+            raise UserError(f"unknown {name} {value!r}: there are {', '.join(there)}")
+    for name, least in (("n", 1), ("batch_size", 1), ("seed", 0)):
+        if (value := getattr(request, name)) is not None and value < least:
+            raise UserError(f"{name.replace('_', '-')} must be at least {least}, not {value}")
+    for name in ("eta", "guidance_rescale"):
+        if not 0 <= getattr(request, name) <= 1:
+            raise UserError(f"{name.replace('_', '-')} must be between 0 and 1, not {getattr(request, name)}")
+    for owner, sampler in SAMPLERS.items():
+        for name in sampler.options:
+            if getattr(request, name) and name not in SAMPLERS[request.sampler].options:
+                raise UserError(f"{name} belongs to the {owner} sampler; {request.sampler} has none")
+    if not math.isfinite(request.guidance):
+        raise UserError(f"guidance must be a finite number, not {request.guidance}")
+    low, high = request.guidance_interval or (0, 1)
+    if not 0 <= low < high:
+        raise UserError(f"guidance-interval takes two noise levels, the lower first, not {low} {high}")
+    for name in ("guidance_rescale", "guidance_interval", "guide"):
+        if request.guidance == 1 and getattr(request, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"{flag} changes the guidance, and there is none at 1: leave --{flag} out")
+
+
+def _open_guide(name: str, model: Model) -> Model:
+    """The worse model; refuses one of other images, classes or noise."""
+    guide = open_model(name)
+
+    def kind(of: Model) -> tuple[object, ...]:
+        noise = of.noise
+        betas = (noise.num_train_timesteps, noise.beta_schedule, noise.beta_start, noise.beta_end)
+        return of.space.shape, of.unet.config.out_channels, len(of.conditioner.names), betas
+
+    if kind(guide) != kind(model):
+        raise UserError(f"--guide {name} differs in its images, classes or noise: give another model of these")
+    return guide

@@ -1,0 +1,62 @@
+"""What the trainer knows of what it trains, and what several tasks share."""
+
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fromnoise.data.images import Images, load_images
+from fromnoise.train.config import DataConfig
+
+Batch = dict[str, Tensor]  # what a loss is computed from, by name, each tensor with the batch first
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Task(Protocol[Network]):
+    """A network to be trained, the data and the loss."""
+
+    network: Network  # what is trained, on the CPU until the trainer moves it
+    data: Tensor  # what is trained on, (N, ...): the trainer counts the rows and recognises them by a checksum
+    objective: str  # what the loss is, in the words of the model card
+
+    def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
+        """The whole batch of a step, on the CPU: the rows at ``indices`` ``(B,)`` and all that is drawn for them.
+
+        It depends on nothing but the arguments, so that a resumed run and each of several processes draw the same.
+        """
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The loss of each row, ``(B,)``, by `network` or a wrapper of it."""
+
+    def validate(self, network: Network) -> dict[str, Any]:
+        """What to log of a network on held-out data: ``validation_loss`` and more, from the same draws each time."""
+
+    def preview(self, network: Network) -> tuple[Tensor, int]:
+        """Pictures of what a network can do, uint8 ``(n, C, H, W)``, and in how many columns to show them."""
+
+    def export(self, network: Network, folder: Path, dtype: torch.dtype) -> dict[str, str]:
+        """Writes a network as it will be used, in a precision; returns what the model card says of it, by name."""
+
+
+def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Images, Images]:
+    """The images to train on and those held out.
+
+    Raises:
+        UserError: they cannot be read, or are not what the config says.
+    """
+    options: dict[str, Any] = {"channels": config.channels, "size": config.size, "labelled": labelled}
+    options |= {"image_column": config.image_column, "label_column": config.label_column}
+    return load_images(source, "train", **options), load_images(source, "test", **options)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch moved to a device, its images channels-last."""
+    moved = {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+    last = torch.channels_last
+    return {name: v.contiguous(memory_format=last) if v.ndim == 4 else v for name, v in moved.items()}
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device

@@ -1,0 +1,15 @@
+"""What can be trained: a module for each task, under the name that presets call it by."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fromnoise.train.config import TrainingConfig
+from fromnoise.train.task import Task
+from fromnoise.train.tasks.classifier import ClassifierTask
+from fromnoise.train.tasks.denoising import DenoisingTask
+
+TASKS: dict[str, Callable[[TrainingConfig, str], Task[Any]]] = {
+    "denoising": DenoisingTask,
+    "classifier": ClassifierTask,
+}
+"""each is made of a preset and the source of its data"""

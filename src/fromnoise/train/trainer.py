@@ -1,0 +1,184 @@
+"""One step after another of whatever is trained: precision, optimiser, averages, checkpoints and processes."""
+
+import copy
+import zlib
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
+from fromnoise.errors import UserError
+from fromnoise.train.checkpoint import Tensors, load_checkpoint, save_checkpoint
+from fromnoise.train.config import TrainingConfig
+from fromnoise.train.ema import EMA
+from fromnoise.train.memory import keep_freed_memory
+from fromnoise.train.optimizer import Optimizer, learning_rate_at
+from fromnoise.train.randomness import batch_indices
+from fromnoise.train.task import on_device
+from fromnoise.train.tasks import TASKS
+
+STEPS_TO_FIRST_GRADIENTS = 10  # behind layers that start at zero, the gradients of the first few steps are zero
+COMPILE_FROM_IMAGES = 100_000  # the warm-up is won back after about half of that
+
+
+class Step(NamedTuple):
+    """What is known of a step: the process's mean loss and the norm of the gradient, both scalars, and the rate."""
+
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+
+
+class Trainer:
+    """One training run in a folder: its networks, optimiser and data, and how to take a step.
+
+    Runs as one process or as one of several under ``accelerate launch``; all of them see the same global batch.
+
+    Args:
+        data_folder: where a local copy of the data lies; none: ``config.data.source``.
+
+    Attributes:
+        dtype: the precision of the run, ``fp32`` or ``bf16``: what ``train.dtype = "auto"`` comes down to here, for
+            ``dtype_reason``.
+        network, averaged: as it is, and averaged over the steps; their weights are float32.
+        state: the network's weights, and the statistics of its normalisations, by name: what is averaged.
+    """
+
+    def __init__(self, config: TrainingConfig, folder: Path, data_folder: str | None = None):
+        self.config, self.folder = config, folder
+        loop = config.train
+        device = resolve_device(loop.device)
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        self.device = self.accelerator.device
+        processes = self.accelerator.num_processes
+        if loop.batch_size % processes:
+            raise UserError(f"train.batch_size {loop.batch_size} cannot be shared evenly by {processes} processes")
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.manual_seed(loop.seed)
+        with self.accelerator.main_process_first():
+            self.task = TASKS[config.task](config, data_folder or config.data.source)
+        self.dtype, self.dtype_reason = self._decide_dtype()
+        self.compile = self._decide_compile()
+        network = self.network = self.task.network.to(self.device, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
+        self.state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+        self.ema = EMA(self.state.values(), loop.ema_decay)
+        averaged = self.averaged.state_dict(keep_vars=True)
+        for name, shadow in zip(self.state, self.ema.shadow, strict=True):
+            averaged[name].data = shadow
+        self.optimizer = Optimizer(network, loop, DTYPES[self.dtype])
+        if self.compile:
+            network.compile()
+        self.parallel = self.accelerator.prepare_model(network)
+        self.step = 0
+
+    def _decide_dtype(self) -> tuple[str, str]:
+        """The precision and, where it was not asked for, the reason: the main process's, for all of them."""
+        if self.config.train.dtype != "auto":
+            return self.config.train.dtype, ""
+        decided = [training_dtype(self.device) if self.accelerator.is_main_process else ("", "")]
+        return broadcast_object_list(decided)[0]
+
+    def _decide_compile(self) -> bool:
+        loop = self.config.train
+        worth_it = loop.steps * loop.batch_size >= COMPILE_FROM_IMAGES and self.device.type != "mps"
+        wanted = loop.compile == "yes" or (loop.compile == "auto" and worth_it)
+        if wanted and not compiler_works(self.device):
+            if loop.compile == "yes":
+                raise UserError("torch.compile finds no working C++ compiler: install one, or use --train.compile no")
+            self.accelerator.print("no working C++ compiler: training without torch.compile, which is slower")
+            return False
+        return wanted
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """In which the network computes: bf16 autocast, its weights staying float32, or nothing of the kind."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.dtype == "bf16" else nullcontext()
+
+    def take_step(self) -> Step:
+        """One optimiser step on the next batch."""
+        loop = self.config.train
+        indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.task.data))
+        batch = self.task.batch(indices, loop.seed, self.step)
+        shares, mine = self.accelerator.num_processes, self.accelerator.process_index
+        batch = on_device({name: values.chunk(shares)[mine] for name, values in batch.items()}, self.device)
+        with self.precision():
+            losses = self.task.loss(self.parallel, batch)
+        loss = losses.mean()
+        self.accelerator.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), loop.gradient_clip)
+        learning_rate = learning_rate_at(self.step, loop)
+        self.optimizer.step(learning_rate)
+        self.ema.update(self.state.values())
+        self.step += 1
+        return Step(loss.detach(), norm.detach(), learning_rate)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, Any]:
+        """What to log of the averaged network on held-out data."""
+        with self.precision():
+            return self.task.validate(self.averaged)
+
+    def check_gradients(self) -> None:
+        """Refuses to go on when some weights have had no gradient at all, which a compiler's mistake can bring about.
+
+        Raises:
+            UserError: their number and the first of them.
+        """
+        names = self.optimizer.never_had_gradient() if self.step >= STEPS_TO_FIRST_GRADIENTS else []
+        if names:
+            hint = "try --train.compile no" if self.compile else "is there a part that the output does not depend on?"
+            raise UserError(
+                f"{len(names)} weights never had a gradient in {self.step} steps, such as {names[0]}: {hint}"
+            )
+
+    def save(self, **extra: Any) -> Path:
+        """Writes a checkpoint of this moment."""
+        groups: dict[str, Tensors] = {
+            "weights": self.network.state_dict(),
+            "ema": dict(zip(self.state, self.ema.shadow, strict=True)),
+            "optimizer": self.optimizer.state(),
+        }
+        state = {"ema_updates": self.ema.updates, "environment": self._environment(), **extra}
+        keep = self.config.train.keep_checkpoints
+        return save_checkpoint(self.folder / "checkpoints", self.step, groups, state, keep)
+
+    @torch.no_grad()
+    def load(self, checkpoint: Path) -> dict[str, Any]:
+        """Goes back to the moment a checkpoint was written; returns what `save` was given as extra.
+
+        Raises:
+            UserError: the checkpoint is damaged, or comes from other data, precision or mode.
+        """
+        groups, state = load_checkpoint(checkpoint)
+        found = state["environment"]
+        torch.set_num_threads(found["threads"])
+        for key, value in self._environment().items():
+            if found[key] != value:
+                raise UserError(f"{checkpoint} was trained with {key} {found[key]}, not {value}: resume it alike")
+        self.network.load_state_dict(groups["weights"])
+        self.optimizer.load_state(groups["optimizer"])
+        for name, shadow in zip(self.state, self.ema.shadow, strict=True):
+            shadow.copy_(groups["ema"][name])
+        self.ema.updates = state["ema_updates"]
+        self.step = state["step"]
+        return state
+
+    def _environment(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to be the same run."""
+        return {
+            "dtype": self.dtype,
+            "threads": torch.get_num_threads(),
+            "compiled": self.compile,
+            "device": self.device.type,
+            "processes": self.accelerator.num_processes,
+            "images": len(self.task.data),
+            "images_checksum": zlib.crc32(self.task.data.numpy().tobytes()),
+        }
