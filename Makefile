@@ -7,23 +7,25 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal  # one test on each core
 BENCH  :=
 RESULTS :=
 
 .PHONY: demo test test-full bench results notebooks check-book book clean
 
 demo: $(VENV)/installed
-	$(BIN)/fromnoise sample mnist --n 30 --out out/mnist.png
-	$(BIN)/fromnoise sample mnist-conditional --n 30 --out out/mnist-conditional.png
+	$(BIN)/fromnoise sample mnist --n 30 --steps 35 --guide mnist-guide --guidance 2 --guidance-interval 1 6 --out out/mnist.png
+	$(BIN)/fromnoise sample mnist-conditional --n 30 --sampler dpmpp-2m --steps 30 --guidance 1.45 --guidance-interval 0.6 6 \
+		--out out/mnist-conditional.png
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-full: $(VENV)/installed-test
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/speed.py $(BENCH)
