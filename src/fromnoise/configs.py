@@ -14,8 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Le, MinLen
 
 from fromnoise.errors import UserError
+from fromnoise.files import read_bytes
 
 T = TypeVar("T")
+
+MAX_BYTES = 2**20  # of a config file
 
 Count = Annotated[int, Gt(0)]
 Counts = Annotated[tuple[Count, ...], MinLen(1)]
@@ -30,11 +33,10 @@ def load(path: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), "TOML" if path.suffix == ".toml" else "JSON", str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"cannot read {path}: {getattr(problem, 'strerror', problem)}") from None
+        text = read_bytes(path, MAX_BYTES).decode()
+    except UnicodeDecodeError as problem:
+        raise UserError(f"cannot read {path}: {problem}") from None
+    return parse(text, "TOML" if path.suffix == ".toml" else "JSON", str(path))
 
 
 def parse(text: str, language: Literal["TOML", "JSON"], origin: str) -> dict[str, Any]:

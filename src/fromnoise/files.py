@@ -1,31 +1,67 @@
-"""Files that appear whole or not at all, and where those lie that can be made again."""
+"""Files that are read without surprises, files that appear whole or not at all, and the user's cache."""
 
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from fromnoise.errors import UserError
 
 
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes.
+
+    Opening never waits, as it would for a pipe that nobody writes to, and no more is read than was allowed.
+
+    Raises:
+        UserError: the file is missing, cannot be read, is too large, or is a folder, a pipe or a device.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path} is not a file")
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except OSError as problem:
+        raise UserError(f"cannot read {path}: {problem.strerror or problem}") from None
+    if len(content) > limit:
+        raise UserError(f"{path} is larger than {limit} bytes, which no such file is")
+    return content
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place if all went well and is removed if not.
+    """A path to write a file or a folder to, which takes the place of ``path`` if all went well and is removed if not.
+
+    It lies beside ``path`` in a folder of a name that nobody can foretell and that nobody else may enter. A link is
+    followed: what it points to is replaced. What is no file, such as a device or a pipe, gets the finished bytes.
 
     Raises:
         UserError: the place cannot be written.
     """
-    partial = path.with_name(f".partial-{os.getpid()}{path.suffix}")
+    place = path.resolve() if path.is_symlink() else path
+    special = place.exists() and not place.is_file() and not place.is_dir()
+    private = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(prefix=".partial-", dir=None if special else place.parent))
+        partial = private / place.name
         yield partial
-        partial.replace(path)
+        if special:
+            with partial.open("rb") as source, place.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            partial.replace(place)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        if private is not None:
+            shutil.rmtree(private, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:
