@@ -1,6 +1,7 @@
 # make demo: install and draw digits.   make test: install what the tests need and run them.
 # make bench: speed and memory, beside other libraries; make bench BENCH=--quick: does it run at all?
 # make results: the README's table of results from what was measured; make results RESULTS=--remeasure measures again.
+# make jupyter: opens the book in JupyterLab, to run its chapters and change them.
 # make book: the book as a site.   make notebooks: execute its chapters anew.   make check-book: are they still true?
 
 PYTHON ?= python3
@@ -9,9 +10,10 @@ BIN    := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal  # one test on each core
 BENCH  :=
+JUPYTER :=
 RESULTS :=
 
-.PHONY: demo test test-full bench results notebooks check-book book clean
+.PHONY: demo test test-full bench results jupyter notebooks check-book book clean
 
 demo: $(VENV)/installed
 	$(BIN)/fromnoise sample mnist --n 30 --steps 35 --guide mnist-guide --guidance 2 --guidance-interval 1 6 --out out/mnist.png
@@ -33,6 +35,9 @@ bench: $(VENV)/installed-bench
 results: $(VENV)/installed-test
 	$(BIN)/fromnoise results $(RESULTS)
 
+jupyter: $(VENV)/installed-jupyter
+	$(BIN)/jupyter lab --notebook-dir book book/00-start-here.ipynb $(JUPYTER)
+
 notebooks: $(VENV)/installed-test
 	$(BIN)/python book/notebooks.py write
 
@@ -47,6 +52,10 @@ $(VENV)/installed: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit("fromnoise needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-jupyter: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[jupyter]
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed-bench

@@ -18,11 +18,11 @@ project = "fromnoise"
 author = "the fromnoise authors"
 html_title = "fromnoise"
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "[0-9][0-9]-*.md", "exercises", "solutions", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "[0-9][0-9]-*.md", "generated/contents.md", "exercises", "solutions", "**.ipynb_checkpoints"]
 
 nb_execution_mode = "off"  # the notebooks are executed, and checked, by notebooks.py
 nb_render_markdown_format = "myst"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 math_eqref_format = "Eq. {number}"
 
@@ -42,14 +42,16 @@ NUMBERS = {
 }
 
 
-def link(app: Sphinx, document: str, source: list[str]) -> None:
-    """Makes links of what a notebook says of equations and tests."""
+def adapt(app: Sphinx, document: str, source: list[str]) -> None:
+    """Folds a notebook's imports away, and makes links of what it says of equations and tests."""
     if app.env.doc2path(document).suffix != ".ipynb":
         return
     notebook = nbformat.reads(source[0], 4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source)
+        elif cell.source.startswith(("import ", "from ")):
+            cell.metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "What this chapter imports"}}
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = linked(output.data["text/markdown"])
@@ -75,5 +77,5 @@ def number_equations(app: Sphinx, document: nodes.document) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", lambda app: write_pages(BOOK / "generated", NUMBERS))
-    app.connect("source-read", link)
+    app.connect("source-read", adapt)
     app.connect("doctree-read", number_equations)

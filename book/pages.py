@@ -1,20 +1,34 @@
-"""The pages of the site that are made from the code: the table of all equations, and their proofs."""
+"""The pages of the site that are made from the code: the contents, the table of all equations, and their proofs."""
 
+import re
 from pathlib import Path
 
 from bridge import DERIVATION_ONLY, chapters, equations, functions, proofs
+
+TITLE, QUESTION = r"^# (.*?)$", r"^> \*\*The question\.\*\* (.*?)\n\n"
 
 
 def write_pages(folder: Path, numbers: dict[str, str]) -> None:
     """Writes ``equations.md`` and one page of proofs for each file of tests into ``folder``."""
     folder.mkdir(exist_ok=True)
-    pages = {"equations.md": equation_table(numbers)} | proof_pages()
+    pages = {"contents.md": contents(), "equations.md": equation_table(numbers)} | proof_pages()
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()
     for name, text in pages.items():
         if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text:
             (folder / name).write_text(text, encoding="utf-8")
+
+
+def contents() -> str:
+    """All chapters, each with the question that it answers, as the chapters themselves put it."""
+    rows = ["| chapter | the question it answers |", "| --- | --- |"]
+    for chapter in chapters():
+        text = chapter.read_text(encoding="utf-8")
+        title, question = (re.search(pattern, text, re.MULTILINE | re.DOTALL) for pattern in (TITLE, QUESTION))
+        assert title and question, f"{chapter.name} has no title, or does not say which question it answers"
+        rows.append(f"| [{title[1]}]({chapter.stem}.ipynb) | {' '.join(question[1].replace('>', ' ').split())} |")
+    return "\n".join([*rows, ""])
 
 
 def equation_table(numbers: dict[str, str]) -> str:
