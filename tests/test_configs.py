@@ -126,6 +126,7 @@ def test_what_does_not_fit_is_refused_by_name(key, value):
         ({"needed": 7, "inner": {"counst": 3}}, "unknown key inner.counst"),
         ({"needed": 7, "_private": 3}, "unknown key _private"),
         ({}, "needed is missing"),
+        ({"needed": "\ud800"}, "Invalid JSON: "),
     ],
 )
 def test_the_message_says_where_and_what(values, message):

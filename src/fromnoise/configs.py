@@ -131,6 +131,8 @@ def _explained(errors: list[Any], values: Any, origin: str) -> UserError:
         return UserError(f"{origin}: unknown key {shortened(key, 90)}")
     if kind == "missing":
         return UserError(f"{origin}: {'.'.join(map(str, errors[0]['loc']))} is missing")
+    if not key:  # the whole text, which has half of a surrogate pair in it, say
+        return UserError(f"{origin}: {errors[0]['msg']}")
     same = [error["msg"] for error in errors if list(error["loc"][: len(path)]) == path]
     reason = " or ".join(dict.fromkeys(message.replace("Input should", "it should", 1) for message in same))
     return refused(origin, key, found, reason)
