@@ -126,6 +126,7 @@ def test_what_does_not_fit_is_refused_by_name(key, value):
         ({"needed": 7, "inner": {"counst": 3}}, "unknown key inner.counst"),
         ({"needed": 7, "_private": 3}, "unknown key _private"),
         ({}, "needed is missing"),
+        ({"needed": "\ud800"}, "Invalid JSON: "),
     ],
 )
 def test_the_message_says_where_and_what(values, message):
@@ -139,6 +140,15 @@ def test_the_message_says_where_and_what(values, message):
         ("a.json", b"{", " is not valid JSON: "),
         ("a.json", b"[1]", " is not a JSON object"),
         ("a.json", b"[" * 100_000, " is not valid JSON: "),
+        ("a.json", b'{"a": ' + b"[" * 40 + b"]" * 40 + b"}", " is not valid JSON: more than 32 "),
+        ("a.json", b'{"a": {"b": 1, "c": 2, "b": 1}}', " is not valid JSON: the key b is there twice"),
+        ("a.json", b'{"a": ' + b"9" * 4000 + b"}", " is not valid JSON: a whole number of more than 1024 bits"),
+        ("a.json", b'{"a": ' + b"9" * 5000 + b"}", " is not valid JSON: "),
+        ("a.toml", b".".join([b"a"] * 40) + b" = 1", " is not valid TOML: more than 32 "),
+        ("a.toml", b".".join([b"a"] * 100_000) + b" = 1", " is not valid TOML: more than 200 dots"),
+        ("a.toml", b"a = 0x" + b"f" * 100_000, " is not valid TOML: a whole number of more than 1024 bits"),
+        ("a.toml", b"a = 1\na = 2", " is not valid TOML: "),
+        ("a.json", b" " * (2**20 + 1), " is larger than "),
         ("a.toml", b"\xff\xfe", ": "),
         ("folder.toml", None, ": Is a directory"),
     ],
@@ -154,7 +164,34 @@ def test_a_file_that_cannot_be_read_is_named(name, content, problem, tmp_path):
 
 
 def test_toml_and_json_say_the_same(tmp_path):
-    (tmp_path / "a.json").write_text('{"needed": 7, "inner": {"counts": [3, 4]}}')
+    (tmp_path / "a.json").write_text('\ufeff{"needed": 7, "inner": {"counts": [3, 4]}}', encoding="utf-8")  # Windows
     table = parse("needed = 7\n[inner]\ncounts = [3, 4]", "TOML", "here")
     assert load(tmp_path / "a.json") == table
     assert read(Outer, table, "here") == Outer(7, Inner(counts=(3, 4)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"needed": "x" * 10_000},
+        {"needed": 7, "x" * 10_000: 1},
+        {"needed": 7, "inner": {"names": {"x" * 10_000: 1}}},
+        {"needed": 7, "inner": {"counts": ["x"] * 10_000}},
+        {"needed": 7, "inner": {"names": {"\x1b[2J\n": 1}}},
+        {"needed": 7, "\x1b[2J\n\u202e": 1},
+    ],
+    ids=lambda values: str(values)[:20],
+)
+def test_what_a_message_quotes_does_not_fill_or_steer_the_terminal(values):
+    message = refusal(values)
+    assert len(message) < 400
+    assert message.isprintable()
+    assert message.startswith("mine.toml: ")
+
+
+def test_a_message_keeps_its_beginning_and_its_end():
+    assert str(UserError("a file \x1b[1m\tof 9\u00a0MB\x00\udcff")) == "a file \\x1b[1m of 9 MB\\x00\\udcff"
+    long = str(UserError("begin " + "x" * 5000 + " end"))
+    assert long.startswith("begin ")
+    assert long.endswith(" end")
+    assert len(long) <= 500

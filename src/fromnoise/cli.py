@@ -51,7 +51,8 @@ class _Drawing:
     """a shipped name, a model directory (of fromnoise or diffusers), or a hub id"""
     asked: Annotated[Request, tyro.conf.arg(name="")] = Request()
     clip: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CLIP_OR_NOT, unset("", "the model's")] = False
-    """keep each predicted image in range"""
+    """keep each predicted image in range; ddim then derives the noise anew from the image that was clipped, as OpenAI's
+    code does, and diffusers with use_clipped_model_output=True"""
     no_clip: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CLIP_OR_NOT, unset("", "the model's")] = False
     """let each predicted image go out of range"""
     revision: Annotated[str | None, unset("NAME", "the newest")] = None

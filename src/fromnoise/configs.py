@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from fromnoise.errors import UserError
+from fromnoise.errors import UserError, shortened
 from fromnoise.files import read_bytes
 
 T = TypeVar("T")
 
 MAX_BYTES = 2**20  # of a config file
+MAX_DEPTH = 32  # of tables and lists in one another
+MAX_DOTS = 200  # in a line of TOML, whose reader takes the square of a dotted key's length
+MAX_BITS = 1024  # of a whole number
 
 Count = Annotated[int, Gt(0)]
 Counts = Annotated[tuple[Count, ...], MinLen(1)]
@@ -33,7 +36,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        text = read_bytes(path, MAX_BYTES).decode()
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise UserError(f"cannot read {path}: {problem}") from None
     return parse(text, "TOML" if path.suffix == ".toml" else "JSON", str(path))
@@ -43,15 +46,40 @@ def parse(text: str, language: Literal["TOML", "JSON"], origin: str) -> dict[str
     """The table that a text describes; ``origin`` names the text in errors.
 
     Raises:
-        UserError: the text is not valid.
+        UserError: the text is not valid, says a key twice, or is nested without end.
     """
     try:
-        content = tomllib.loads(text) if language == "TOML" else json.loads(text)
+        if language == "TOML" and any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+            raise ValueError(f"more than {MAX_DOTS} dots in a line")
+        content = tomllib.loads(text) if language == "TOML" else json.loads(text, object_pairs_hook=_table)
+        _check_depth(content)
     except (ValueError, RecursionError) as problem:
         raise UserError(f"{origin} is not valid {language}: {problem}") from None
     if not isinstance(content, dict):
         raise UserError(f"{origin} is not a {language} object")
     return content
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as json.loads makes it; no key may be there twice."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key} is there twice")
+        table[key] = value
+    return table
+
+
+def _check_depth(content: Any) -> None:
+    """Refuses with a ValueError what would take the stack, or a number that takes forever to print."""
+    layer = [content]
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(item, int) and item.bit_length() > MAX_BITS for item in layer):
+            raise ValueError(f"a whole number of more than {MAX_BITS} bits")
+        tables = [list(item.values()) if isinstance(item, dict) else item for item in layer]
+        layer = [item for table in tables if isinstance(table, list) for item in table]
+    if layer:
+        raise ValueError(f"more than {MAX_DEPTH} tables and lists in one another")
 
 
 def read(kind: type[T], values: Mapping[str, Any], origin: str) -> T:
@@ -78,7 +106,7 @@ def read(kind: type[T], values: Mapping[str, Any], origin: str) -> T:
 
 def refused(origin: str, key: str, found: Any, reason: str) -> UserError:
     """The one line that names the file and the key, what was found, and what would do instead."""
-    return UserError(f"{origin}: {key}: {json.dumps(found)} is not supported: {reason}")
+    return UserError(f"{origin}: {shortened(key, 90)}: {shortened(json.dumps(found), 90)} is not supported: {reason}")
 
 
 @lru_cache
@@ -100,9 +128,11 @@ def _explained(errors: list[Any], values: Any, origin: str) -> UserError:
         path.append(step)
     key, kind = ".".join(map(str, path)), errors[0]["type"]
     if kind == "unexpected_keyword_argument":
-        return UserError(f"{origin}: unknown key {key}")
+        return UserError(f"{origin}: unknown key {shortened(key, 90)}")
     if kind == "missing":
         return UserError(f"{origin}: {'.'.join(map(str, errors[0]['loc']))} is missing")
+    if not key:  # the whole text, which has half of a surrogate pair in it, say
+        return UserError(f"{origin}: {errors[0]['msg']}")
     same = [error["msg"] for error in errors if list(error["loc"][: len(path)]) == path]
     reason = " or ".join(dict.fromkeys(message.replace("Input should", "it should", 1) for message in same))
     return refused(origin, key, found, reason)

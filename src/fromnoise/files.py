@@ -7,28 +7,37 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from fromnoise.errors import UserError
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a file of at most ``limit`` bytes.
-
-    Opening never waits, as it would for a pipe that nobody writes to, and no more is read than was allowed.
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """A file, open for reading. Opening never waits, as it would for a pipe that nobody writes to.
 
     Raises:
-        UserError: the file is missing, cannot be read, is too large, or is a folder, a pipe or a device.
+        UserError: the file is missing or cannot be read, or is a folder, a pipe or a device.
     """
     try:
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError(f"{path} is not a file")
-            content = file.read(limit + 1)
+            yield file
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror or problem}") from None
+    except (OSError, ValueError) as problem:  # ValueError: a name with a zero in it
+        raise UserError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}") from None
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes; no more is read than was allowed.
+
+    Raises:
+        UserError: the file cannot be read, as `open_file` says, or is too large.
+    """
+    with open_file(path) as file:
+        content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} is larger than {limit} bytes, which no such file is")
     return content

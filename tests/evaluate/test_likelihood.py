@@ -104,6 +104,11 @@ def test_the_label_counts(conditional):
         assert abs(right[name].value - wrong[name].value) > 1e-3
 
 
+def test_a_model_that_ends_in_nothing_but_noise():
+    model = silent(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    assert all(math.isfinite(found.value) for found in measured(model, FEW, 2, sampler="ddim").values())
+
+
 def test_the_model_that_ships():
     """What it draws costs it less than 3 of 8 bits, by the bound and by the ODE, which is the lower one here."""
     request = Request(n=2, sampler="ddim", steps=12, classes=(3, 8), guidance=1.0)

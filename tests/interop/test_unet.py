@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import pytest
 from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
 
 from fromnoise.errors import UserError
-from fromnoise.interop.unet import UNet2DModelFile, unet_config_from_diffusers, unet_config_to_diffusers
+from fromnoise.interop.unet import OF_AVERAGES, UNet2DModelFile, unet_config_from_diffusers, unet_config_to_diffusers
 from fromnoise.nn.unet import UNetConfig
 
 SMALL = {
@@ -66,7 +67,10 @@ def test_legacy_config():
 
 def test_keys_and_defaults_are_those_of_diffusers():
     signature = inspect.signature(UNet2DModel.__init__).parameters
-    assert asdict(UNet2DModelFile()) == {key: signature[key].default for key in signature if key != "self"}
+    theirs = {key: signature[key].default for key in signature if key != "self"}
+    averaged = EMAModel([], model_cls=UNet2DModel).state_dict().keys() - {"shadow_params"}
+    assert averaged == set(OF_AVERAGES)
+    assert asdict(UNet2DModelFile()) == theirs | dict.fromkeys(averaged)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,18 @@ def test_what_changes_the_computation_is_refused_by_name(key, value):
         ("center_input_sample", 0),
         ("downsample_padding", 1.0),
         ("num_class_embeds", [11]),
+        ("in_channels", 10**9),
+        ("out_channels", 2**63),
+        ("block_out_channels", [32, 10**9]),
+        ("block_out_channels", [32] * 1000),
+        ("layers_per_block", 10**6),
+        ("num_class_embeds", 10**12),
+        ("sample_size", 2**30),
+        ("sample_size", [2**30, 2**30]),
+        ("norm_eps", 0),
+        ("norm_eps", -1e-5),
+        ("norm_eps", 1e30),
+        ("freq_shift", 1e9),
     ],
 )
 def test_wrong_type_is_refused_by_name(key, value):
@@ -177,6 +193,7 @@ def test_numbers_that_do_not_fit_together():
     assert "norm_groups 24" in refusal(norm_num_groups=24)
     assert "3 levels" in refusal(block_out_channels=[32, 64, 64])
     assert "sample_size 7" in refusal(sample_size=7)
+    assert "channels 2 leave" in refusal(block_out_channels=[2, 2], norm_num_groups=1, freq_shift=1)
 
 
 def test_scale_shift_without_middle_normalisation_is_refused():

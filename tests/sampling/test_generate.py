@@ -11,6 +11,7 @@ from fromnoise.data.images import to_pixels
 from fromnoise.devices import rows_at_a_time
 from fromnoise.diffusion import samplers
 from fromnoise.diffusion.noise import NoiseConfig
+from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.sampling import plan as module
@@ -235,6 +236,14 @@ def test_clip_sample_range(unconditional):
     images = generate(narrow, Request(n=4, steps=3))
     assert images.min() >= 63
     assert images.max() <= 192
+
+
+def test_images_that_are_not_numbers_are_refused(unconditional):
+    model = open_model(unconditional)
+    with torch.no_grad():
+        model.unet.conv_out.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="^the images are not numbers: "):
+        generate(model, Request(n=1, steps=2, device="cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -1,8 +1,13 @@
 """The numbers that make the noise of one model differ from that of another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas
+import torch
+
+from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, scaled_linear_betas, zero_terminal_snr
+
+LEAST_SIGNAL = 2.0**-24
+"""alpha-bar at the end of `NoiseConfig.with_signal`, as in diffusers' solvers"""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,35 @@ class NoiseConfig:
     steps_offset: int = 0
     """added to leading timesteps"""
     set_alpha_to_one: bool = True
-    """the last step goes to alpha-bar 1, not to that of the first timestep"""
+    """ddim: the last step goes to alpha-bar 1, not to that of the first timestep"""
+    trained_betas: tuple[float, ...] | None = None
+    """the betas themselves, instead of a schedule with a name"""
+    rescale_betas_zero_snr: bool = False
+    """the schedule ends in nothing but noise, by `zero_terminal_snr`"""
+    use_karras_sigmas: bool = False
+    """euler, heun and DPM-Solver++ space their times by noise level, as `karras_sigmas`"""
+    use_exponential_sigmas: bool = False
+    """the same, with equal factors between the noise levels"""
+    final_sigmas_type: str = "zero"
+    """euler and DPM-Solver++: the last step goes to zero noise, or to sigma_min, that of the first timestep"""
 
     def schedule(self) -> Schedule:
         """alpha(t) and sigma(t)."""
-        if self.beta_schedule == "squaredcos_cap_v2":
-            return Schedule(cosine_betas(self.num_train_timesteps))
-        betas = {"linear": linear_betas, "scaled_linear": scaled_linear_betas}[self.beta_schedule]
-        return Schedule(betas(self.num_train_timesteps, self.beta_start, self.beta_end))
+        if self.trained_betas is not None:
+            betas = torch.tensor(self.trained_betas, dtype=torch.float64)
+        elif self.beta_schedule == "squaredcos_cap_v2":
+            betas = cosine_betas(self.num_train_timesteps)
+        else:
+            named = {"linear": linear_betas, "scaled_linear": scaled_linear_betas}[self.beta_schedule]
+            betas = named(self.num_train_timesteps, self.beta_start, self.beta_end)
+        return Schedule(zero_terminal_snr(betas) if self.rescale_betas_zero_snr else betas)
+
+    def with_signal(self) -> "NoiseConfig":
+        """The same, with a little of the image left at the end if nothing was: no noise level is infinite."""
+        alpha_bar = self.schedule().alpha_bar
+        if alpha_bar[-1] > 0:
+            return self
+        falling = 1 + 1e-6 * torch.arange(len(alpha_bar) - 1, -1, -1)  # so that no two timesteps are as noisy
+        alpha_bar = torch.maximum(alpha_bar, LEAST_SIGNAL * falling)
+        betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+        return replace(self, trained_betas=tuple(betas.tolist()), rescale_betas_zero_snr=False)

@@ -198,7 +198,9 @@ class ClippedDenoiser:
     """A denoiser whose answers are clipped to [-limit, limit], where images live.
 
     Early in sampling x0_hat is a division by a small alpha; clipping keeps its errors from carrying x out of range,
-    as DDPM's released sampler does.
+    as DDPM's released sampler does. A sampler that needs the noise, as `samplers.ddim`, derives it from x and the
+    clipped answer, so that the two make up x, as OpenAI's code does. diffusers' DDIM keeps the noise of the image that
+    was clipped away, unless it is told ``use_clipped_model_output=True``.
     """
 
     def __init__(self, denoise: Denoiser, limit: float = 1.0):

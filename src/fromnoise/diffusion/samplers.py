@@ -72,13 +72,20 @@ class Spacing(StrEnum):
     """from T, or the noise level 80, to 1 with equal factors between the noise levels"""
 
 
-def sampling_times(schedule: Schedule | int, steps: int, spacing: Spacing, offset: int = 0) -> list[float]:
+def sampling_times(
+    schedule: Schedule | int,
+    steps: int,
+    spacing: Spacing,
+    offset: int = 0,
+    ends: tuple[float, float] | None = None,
+) -> list[float]:
     """The falling list of ``steps`` times in [1, T], and 0 at its end: N + 1 numbers, N steps.
 
     Args:
         schedule: or its T alone, which is enough for whole times.
         steps: N, 1..T.
         offset: diffusers' ``steps_offset``, added to leading times as far as T allows.
+        ends: the first and the last time where times are spaced by noise level; none: as `Spacing` says.
 
     Raises:
         ValueError: steps outside 1..T, or T alone where the noise levels are needed.
@@ -102,8 +109,9 @@ def sampling_times(schedule: Schedule | int, steps: int, spacing: Spacing, offse
         case Spacing.KARRAS | Spacing.LOG_SNR:
             if isinstance(schedule, int):
                 raise ValueError(f"{spacing} spacing needs the schedule, not T alone")
-            least, most = schedule.noise_to_signal(torch.tensor([1, num_timesteps], dtype=torch.float64)).tolist()
-            most = min(most, HIGHEST_LEVEL)
+            first_and_last = torch.tensor(ends or (num_timesteps, 1), dtype=torch.float64)
+            most, least = schedule.noise_to_signal(first_and_last).tolist()
+            most = most if ends else min(most, HIGHEST_LEVEL)
             if spacing is Spacing.KARRAS:
                 levels = karras_sigmas(steps, least, most)
             else:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,7 +75,8 @@ def measure_nll(
         the means, with their standard errors over the images in the details; ``vlb`` has its parts there, too:
         ``decoder`` is L_0, ``steps`` the sum of L_1 to L_{T-1}, ``prior_gap`` L_T.
     """
-    model, device, seed = plan.model, plan.device, plan.request.seed
+    model = replace(plan.model, noise=plan.model.noise.with_signal())  # the ODE starts at a finite noise level
+    device, seed = plan.device, plan.request.seed
     denoise = model.denoiser(device, DTYPES[plan.request.dtype], progress=progress)
     ode_steps = _possible(model, ode_steps)
     times = sampling_times(model.noise.schedule(), ode_steps + 1, Spacing.LOG_SNR)[-2::-1]  # rising, from 1

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
-from fromnoise.configs import Count, Counts, refused
+from fromnoise.configs import Count, refused
 from fromnoise.errors import UserError
 from fromnoise.interop.rules import headed, read_public
 from fromnoise.nn.unet import UNetConfig
 
+Size = Annotated[int, Gt(0), Le(8192)]  # pixels
+Width = Annotated[int, Gt(0), Le(2**16)]  # channels
 DownBlock = Literal["DownBlock2D", "AttnDownBlock2D"]
 UpBlock = Literal["UpBlock2D", "AttnUpBlock2D"]
 _DOWN_BLOCKS: tuple[DownBlock, DownBlock] = ("DownBlock2D", "AttnDownBlock2D")  # without and with attention
@@ -22,29 +24,31 @@ _SAME |= {name: name for name in ("flip_sin_to_cos", "freq_shift", "downsample_p
 _SAME |= {"channels": "block_out_channels", "middle_attention": "add_attention"}
 _SAME |= {"head_dim": "attention_head_dim", "norm_groups": "norm_num_groups"}
 
+OF_AVERAGES = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNet2DModelFile:
     """The keys of a ``config.json`` whose ``_class_name`` is ``UNet2DModel``, with diffusers' defaults."""
 
     # what a UNetConfig is made of
-    sample_size: Count | tuple[Count, Count] | None = None
-    in_channels: Count = 3
-    out_channels: Count = 3
-    block_out_channels: Counts = (224, 448, 672, 896)
+    sample_size: Size | tuple[Size, Size] | None = None
+    in_channels: Width = 3
+    out_channels: Width = 3
+    block_out_channels: Annotated[tuple[Width, ...], MinLen(1), MaxLen(12)] = (224, 448, 672, 896)
     down_block_types: tuple[DownBlock, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
     up_block_types: tuple[UpBlock, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     add_attention: bool = True
-    layers_per_block: Count = 2
+    layers_per_block: Annotated[int, Gt(0), Le(32)] = 2
     attention_head_dim: Count | None = 8
-    num_class_embeds: Count | None = None
+    num_class_embeds: Annotated[int, Gt(0), Le(2**24)] | None = None
     norm_num_groups: Count = 32
     attn_norm_num_groups: Count | None = None
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, Gt(0), Lt(1)] = 1e-5
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     time_embedding_dim: Count | None = None
     flip_sin_to_cos: bool = True
-    freq_shift: float = 0
+    freq_shift: Annotated[float, Ge(0), Le(1)] = 0
     downsample_padding: Annotated[int, Ge(0), Le(1)] = 1
     # what must be as it is here
     act_fn: Literal["silu", "swish"] = "silu"
@@ -58,6 +62,14 @@ class UNet2DModelFile:
     # what changes no prediction
     dropout: float = 0.0
     num_train_timesteps: Count | None = None
+    # what diffusers' EMAModel writes beside the others, of how the weights were averaged
+    decay: float | None = None
+    min_decay: float | None = None
+    optimization_step: int | None = None
+    update_after_step: int | None = None
+    use_ema_warmup: bool | None = None
+    inv_gamma: float | None = None
+    power: float | None = None
 
 
 def unet_config_from_diffusers(content: Mapping[str, Any], origin: str = "config.json") -> UNetConfig:
@@ -109,4 +121,4 @@ def unet_config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
         resnet_time_scale_shift="scale_shift" if config.scale_shift else "default",
         **{theirs: getattr(config, ours) for ours, theirs in _SAME.items()},
     )
-    return headed("UNet2DModel", asdict(file))
+    return headed("UNet2DModel", {key: value for key, value in asdict(file).items() if key not in OF_AVERAGES})

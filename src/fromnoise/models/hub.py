@@ -1,12 +1,15 @@
 """Models by name: those that ship, those in the hub's cache, and those to download."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fromnoise.errors import UserError
+from fromnoise.models.layout import INDEX, STEM, VARIANTS
 from fromnoise.models.model import Model
-from fromnoise.models.store import INDEX, WEIGHTS, is_supported, open_directory
+from fromnoise.models.store import is_supported, open_directory
 
 ZOO = Path(__file__).parents[1] / "zoo"  # where the models that ship are
 
@@ -23,7 +26,7 @@ def open_model(name: str | Path, revision: str | None = None) -> Model:
     """
     shipped = {model.name: model.path for model in shipped_models()}
     directory = shipped.get(name, Path(name)) if isinstance(name, str) else name
-    if directory.is_dir():
+    if os.path.isdir(directory):  # not Path.is_dir, which has errors for some names
         if revision is not None:
             raise UserError(f"revision {revision} given for {name}, which is not on the hub: leave it out")
     elif isinstance(name, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
@@ -72,16 +75,25 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    weights = [WEIGHTS, f"unet/{WEIGHTS}"]
+    def fetch(variant: str, local_files_only: bool = False) -> Path:
+        files = [f"{STEM}{variant}.safetensors", f"{STEM}{variant}-*-of-*.safetensors"]
+        patterns = ["*.json", "README.md", *files, *(f"unet/{name}" for name in files)]
+        options: dict[str, Any] = {"revision": revision, "allow_patterns": patterns}
+        return Path(snapshot_download(hub_id, local_files_only=local_files_only, **options))
+
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", "README.md", *weights]))
+        for variant in VARIANTS:
+            directory = fetch(variant)
+            if any(directory.glob(f"**/{STEM}{variant}*.safetensors")):
+                break
+        return directory
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"no model {hub_id} on the hub: check the name, or log in if it is private") from None
     except RevisionNotFoundError:
         raise UserError(f"no revision {revision} of {hub_id} on the hub: check its branches and tags") from None
     except Exception as failure:  # the transport's own errors are of many classes
         try:
-            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=weights, local_files_only=True))
+            return fetch("", local_files_only=True)
         except OSError:
             reason = getattr(failure, "strerror", None) or type(failure.__cause__ or failure).__name__
             raise UserError(

@@ -1,18 +1,18 @@
 """A model directory: open it and save it.
 
 The layout is that of diffusers: ``model_index.json``, ``unet/`` and ``scheduler/``, weights as safetensors. What is
-saved here opens there with ``from_pretrained(DIR)``, and what diffusers saved for a ``UNet2DModel`` opens here, also
-from a flat directory. Pickles are never opened.
+saved here opens there with ``from_pretrained(DIR)``, and what diffusers saved for a ``UNet2DModel`` opens here, in
+each of the forms that `layout` knows. Pickles are never opened.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from annotated_types import MaxLen, MinLen
 from torch import Tensor
 
 from fromnoise.configs import load, refused
@@ -22,12 +22,11 @@ from fromnoise.interop.rules import headed, read_public
 from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
 from fromnoise.interop.unet import unet_config_from_diffusers, unet_config_to_diffusers
 from fromnoise.models.conditioning import Classes
+from fromnoise.models.layout import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS, find_layout, weight_files
 from fromnoise.models.model import Model
 from fromnoise.nn.unet import UNet, UNetConfig
+from fromnoise.tensors import read_tensors
 
-INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """parts of state-dict names as older releases of diffusers wrote them, and as they are today"""
 
@@ -38,7 +37,9 @@ class IndexFile:
 
     unet: tuple[str, str] | None = None
     scheduler: tuple[str, str] | None = None
-    id2label: dict[str, str] | None = None  # the class names, {"0": name, "1": name, ...}
+    id2label: dict[str, Annotated[str, MinLen(1), MaxLen(1000)]] | None = (
+        None  # the class names, {"0": name, "1": name, ...}
+    )
 
 
 def open_directory(directory: Path) -> Model:
@@ -47,20 +48,15 @@ def open_directory(directory: Path) -> Model:
     Raises:
         UserError: it cannot be opened.
     """
-    config = _unet_config(directory)
-    flat = _unet_directory(directory) == directory
-    index_path = directory / INDEX
-    alone = flat and not index_path.exists()
-    scheduler_path = directory / "scheduler" / SCHEDULER_CONFIG
-    if flat and not scheduler_path.exists():
-        scheduler_path = directory / SCHEDULER_CONFIG
-    index = read_public(IndexFile, {} if alone else load(index_path), str(index_path))
+    layout = find_layout(directory)
+    config = unet_config_from_diffusers(load(layout.unet / CONFIG), str(layout.unet / CONFIG))
+    index_path = layout.index or directory / INDEX
+    index = IndexFile() if layout.index is None else read_public(IndexFile, load(index_path), str(index_path))
     names = index.id2label
     if names is not None and set(names) != {str(i) for i in range(len(names))}:
         raise refused(str(index_path), "id2label", names, 'it should be an object {"0": name, "1": name, ...}')
-    scheduler = {} if alone and not scheduler_path.exists() else load(scheduler_path)
-    noise = noise_from_diffusers(scheduler, str(scheduler_path))
-    unet = _open_unet(config, _unet_directory(directory) / WEIGHTS)
+    noise = noise_from_diffusers(load(layout.scheduler), str(layout.scheduler))
+    unet = _open_unet(config, weight_files(layout.unet))
     class_names = None if names is None else tuple(names[str(i)] for i in range(len(names)))
     try:
         return Model.of_pixels(unet, noise, class_names)
@@ -87,36 +83,25 @@ def save_model(model: Model, directory: Path, *, dtype: torch.dtype = torch.floa
 def is_supported(directory: Path) -> bool:
     """Whether `open_directory` can open it, judged by its configs."""
     try:
-        _unet_config(directory)
+        layout = find_layout(directory)
+        unet_config_from_diffusers(load(layout.unet / CONFIG))
+        return all(path.exists() for path in weight_files(layout.unet))
     except UserError:
         return False
-    return (_unet_directory(directory) / WEIGHTS).exists()
 
 
-def _unet_directory(directory: Path) -> Path:
-    """Where the U-Net is: in a folder of its own, or flat."""
-    return directory / "unet" if (directory / "unet").is_dir() else directory
-
-
-def _unet_config(directory: Path) -> UNetConfig:
-    path = _unet_directory(directory) / CONFIG
-    return unet_config_from_diffusers(load(path), str(path))
-
-
-def _open_unet(config: UNetConfig, path: Path) -> UNet:
-    """The network with the weights of a safetensors file, every key and shape accounted for."""
-    if not path.exists():
-        pickles = sorted(file.name for file in path.parent.iterdir() if file.suffix in PICKLES)
-        hint = f", and the pickle {pickles[0]} is never opened: convert it to safetensors" if pickles else ""
-        raise UserError(f"{path} is missing{hint}")
-    try:
-        state = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as problem:
-        raise UserError(f"{path} is not a complete safetensors file: {problem}") from None
-    state = {_modern_name(key): tensor for key, tensor in state.items()}
+def _open_unet(config: UNetConfig, paths: list[Path]) -> UNet:
+    """The network with the weights of safetensors files, every key and shape accounted for."""
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        for key, tensor in read_tensors(path).items():
+            name = _modern_name(key)
+            if name in state:
+                raise UserError(f"{path}: the weights have {name} twice, in two files or by its old and its new name")
+            state[name] = tensor
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be read
         unet = UNet(config)
-    _check_state(state, unet.state_dict(), path)
+    _check_state(state, unet.state_dict(), paths[0])
     unet.to_empty(device="cpu")
     unet.load_state_dict(state, strict=True)
     return unet.eval()

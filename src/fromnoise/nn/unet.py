@@ -61,6 +61,8 @@ class UNetConfig:
             raise ValueError(
                 f"{len(self.attention_levels)} attention_levels for {len(self.channels)} levels of channels"
             )
+        if self.channels[0] // 2 == self.freq_shift:
+            raise ValueError(f"channels {self.channels[0]} leave no frequency to tell times by at freq_shift 1")
         attended = [width for width, attend in zip(self.channels, self.attention_levels, strict=True) if attend]
         for width in self.channels:
             if width % self.norm_groups:

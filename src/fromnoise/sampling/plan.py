@@ -10,6 +10,7 @@ import torch
 from fromnoise.devices import DTYPES, resolve_device, rows_at_a_time
 from fromnoise.diffusion import samplers, solvers
 from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser
+from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from fromnoise.diffusion.samplers import Moment, Spacing, Variance, sampling_times
 from fromnoise.errors import UserError
@@ -27,16 +28,21 @@ class Sampler:
     spacing: Spacing | None = None  # which times it visits unless told otherwise; none: the model's
     options: tuple[str, ...] = ()  # those of a request that only it takes
     asks: int = 1  # how often it asks the network in a step; in the last one, once
+    by_level: bool = False  # whether it heeds how the model spaces noise levels; then none may be infinite
+    within: bool = False  # whether these lie between those of the model's own times, not between all
+    stops: tuple[str, bool | str] | None = None  # the key and value of a model's noise with which it ends at time 1
 
 
+_SIGMA_MIN = ("final_sigmas_type", "sigma_min")
 SAMPLERS = {
     "ddpm": Sampler(samplers.ddpm, options=("variance",)),
-    "ddim": Sampler(samplers.ddim, options=("eta",)),
-    "euler": Sampler(solvers.euler),
-    "heun": Sampler(solvers.heun, spacing=Spacing.KARRAS, asks=2),
-    "dpmpp-2m": Sampler(solvers.dpmpp_2m, evaluations=11),
-    "dpmpp-2m-sde": Sampler(solvers.dpmpp_2m_sde, evaluations=11),
+    "ddim": Sampler(samplers.ddim, options=("eta",), stops=("set_alpha_to_one", False)),
+    "euler": Sampler(solvers.euler, by_level=True, within=True, stops=_SIGMA_MIN),
+    "heun": Sampler(solvers.heun, spacing=Spacing.KARRAS, asks=2, by_level=True, within=True),
+    "dpmpp-2m": Sampler(solvers.dpmpp_2m, evaluations=11, by_level=True, stops=_SIGMA_MIN),
+    "dpmpp-2m-sde": Sampler(solvers.dpmpp_2m_sde, evaluations=11, by_level=True, stops=_SIGMA_MIN),
 }
+"""what a model's own config decides is decided as by the scheduler of the same name in diffusers"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Plan:
     request: Request  # with nothing left open
     n: int  # how many images are drawn
     wishes: list[Wish]  # what each image is asked to show; empty for a model that cannot be asked
-    times: list[float]  # the falling list of times that are visited, 0 at its end
+    times: list[float]  # the falling list of times that are visited, 0 at its end (or 1, if the model's noise says so)
     device: torch.device
     guide: Model | None = None  # the model of request.guide
 
@@ -107,8 +113,9 @@ def plan(model: Model, request: Request) -> Plan:
         UserError: a value that no model can have, or that this one cannot.
     """
     _check_values(request)
-    sampler, noise, conditioner = SAMPLERS[request.sampler], model.noise, model.conditioner
-    total = noise.num_train_timesteps
+    sampler, conditioner = SAMPLERS[request.sampler], model.conditioner
+    model = _startable(model, sampler)
+    noise, total = model.noise, model.noise.num_train_timesteps
     if request.steps is not None and not 1 <= request.steps <= total:
         raise UserError(
             f"steps must be between 1 and {total}, the number this model was trained with, not {request.steps}"
@@ -126,14 +133,35 @@ def plan(model: Model, request: Request) -> Plan:
     if request.seed + n > 2**63:
         raise UserError(f"seed must be below 2^63, not {request.seed}")
     evaluations = request.steps or min(sampler.evaluations, total)
-    spacing = Spacing(request.spacing or sampler.spacing or noise.timestep_spacing)
     variance = Variance(request.variance or noise.variance_type) if "variance" in sampler.options else None
     clip = noise.clip_sample if request.clip is None else request.clip
+    spacing, times = _times(request, sampler, noise, math.ceil(evaluations / sampler.asks))
     settled = replace(request, n=n, steps=evaluations, spacing=spacing, variance=variance, clip=clip)
-    times = sampling_times(noise.schedule(), math.ceil(evaluations / sampler.asks), spacing, noise.steps_offset)
-    guide = None if request.guide is None else _open_guide(request.guide, model)
+    guide = None if request.guide is None else _open_guide(request.guide, model, sampler)
     wishes = conditioner.wishes(request.classes, n)
     return Plan(model, settled, n, wishes, times, resolve_device(request.device), guide)
+
+
+def _startable(model: Model, sampler: Sampler) -> Model:
+    """The model, with noise that the sampler can start at: no division by an alpha of 0."""
+    needed = sampler.by_level or model.noise.prediction_type == Prediction.NOISE
+    return replace(model, noise=model.noise.with_signal()) if needed else model
+
+
+def _times(request: Request, sampler: Sampler, noise: NoiseConfig, steps: int) -> tuple[Spacing, list[float]]:
+    """How the times are spaced, and the times: by the request, or as the model says, or as is usual for the sampler."""
+    schedule, whole = noise.schedule(), Spacing(noise.timestep_spacing)
+    own = Spacing.KARRAS if noise.use_karras_sigmas else Spacing.LOG_SNR if noise.use_exponential_sigmas else None
+    own = own if sampler.by_level and request.spacing is None else None
+    spacing = Spacing(request.spacing or own or sampler.spacing or whole)
+    ends = None
+    if own is not None:
+        listed = sampling_times(schedule, steps, whole, noise.steps_offset)
+        ends = (listed[0], listed[-2]) if sampler.within else (schedule.end, 1.0)
+    times = sampling_times(schedule, steps, spacing, noise.steps_offset, ends)
+    if sampler.stops is not None and getattr(noise, sampler.stops[0]) == sampler.stops[1]:
+        times[-1] = 1.0
+    return spacing, times
 
 
 def _check_values(request: Request) -> None:
@@ -163,13 +191,12 @@ def _check_values(request: Request) -> None:
             raise UserError(f"{flag} changes the guidance, and there is none at 1: leave --{flag} out")
 
 
-def _open_guide(name: str, model: Model) -> Model:
+def _open_guide(name: str, model: Model, sampler: Sampler) -> Model:
     """The worse model; refuses one of other images, classes or noise."""
-    guide = open_model(name)
+    guide = _startable(open_model(name), sampler)
 
     def kind(of: Model) -> tuple[object, ...]:
-        noise = of.noise
-        betas = (noise.num_train_timesteps, noise.beta_schedule, noise.beta_start, noise.beta_end)
+        betas = of.noise.schedule().betas.tolist()
         return of.space.shape, of.unet.config.out_channels, len(of.conditioner.names), betas
 
     if kind(guide) != kind(model):
