@@ -314,7 +314,7 @@ def test_the_files_of_cifar(tmp_path):
     assert np.array_equal(torch.cat([train.pixels, test.pixels]).reshape(6, -1), records[:, 1:])
     assert torch.cat([train.labels, test.labels]).tolist() == records[:, 0].tolist()
     assert train.class_names == tuple(names)
-    refused(write(folder, {"data_batch_2.bin": b"cut"}), "incomplete file", channels=3, size=32)
+    refused(write(folder, {"data_batch_2.bin": b"cut"}), "data_batch_2.bin is no complete file", channels=3, size=32)
 
 
 def test_a_pickle_is_never_opened(tmp_path):
@@ -323,7 +323,7 @@ def test_a_pickle_is_never_opened(tmp_path):
             return (pytest.fail, ("a pickle was opened",))
 
     folder = write(tmp_path / "cifar-10-batches-py", {"data_batch_1": pickle.dumps(Bomb())})
-    refused(folder, "data_batch_1", "pickles never", "CIFAR (binary", "MNIST (idx)", "parquet", "zips", "PNG")
+    refused(folder, "data_batch_1", "pickles never", "CIFAR-10 (binary", "MNIST (idx)", "parquet", "zips", "PNG")
 
 
 # one image

@@ -21,7 +21,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 PAPERS = re.compile(r"readme.*|licen[cs]e.*|thumbs\.db|desktop\.ini", re.IGNORECASE)  # nobody expects these to be read
 MAY_HOLD = (
     "images (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM), with or without a folder for each class; zips of them; "
-    "parquet files; what save_to_disk wrote; the official files of MNIST (idx) or CIFAR (binary; pickles never)"
+    "parquet files; what save_to_disk wrote; the official files of MNIST (idx) or CIFAR-10 (binary; pickles never)"
 )
 
 
@@ -63,13 +63,14 @@ def read_images(files: Sequence[File]) -> tuple[Configurations, list[File]]:
         splits.setdefault(split, []).append((parts, file))
     everywhere = _shared([parts for rows in splits.values() for parts, _ in rows])
     classes = sorted({parts[everywhere] for rows in splits.values() for parts, _ in rows if parts[everywhere + 1 :]})
+    numbers = {name: number for number, name in enumerate(classes)}
     names = tuple(name.encode("utf-8", "surrogateescape").decode(errors="replace") for name in classes)
     extra = dict.fromkeys(key for row in metadata.values() for key in row)
     found: Splits = {}
     for split, rows in splits.items():
         values: dict[str, list[Any]] = {"image": [file for _, file in rows]}
         if classes:
-            values["label"] = [classes.index(p[everywhere]) if p[everywhere + 1 :] else None for p, _ in rows]
+            values["label"] = [numbers[p[everywhere]] if p[everywhere + 1 :] else None for p, _ in rows]
         values |= {key: [metadata.get(file.path, {}).get(key) for _, file in rows] for key in extra}
         columns = {key: _column(column) for key, column in values.items()} | {"image": Column("images")}
         if classes and "label" not in extra:

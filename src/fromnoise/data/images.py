@@ -194,13 +194,11 @@ def _digits() -> Splits:
     """scikit-learn's 1797 digits, whose 0..16 become 0..255; the last 297 are the test split."""
     from sklearn.datasets import load_digits
 
-    digits, names = load_digits(), {"label": tuple("0123456789")}
+    digits = load_digits()
     arrays = {"image": (digits.images * (255 / 16)).round().astype(np.uint8), "label": digits.target}
     parts = {"train": slice(0, 1500), "test": slice(1500, None)}
-    return {
-        split: table_of_arrays({name: array[part] for name, array in arrays.items()}, names)
-        for split, part in parts.items()
-    }
+    tables = {split: {name: array[part] for name, array in arrays.items()} for split, part in parts.items()}
+    return {split: table_of_arrays(table, tuple("0123456789")) for split, table in tables.items()}
 
 
 def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, Sequence[int]]:

@@ -17,12 +17,8 @@ from fromnoise.data.table import SPLITS, Column, File, Table
 from fromnoise.errors import UserError
 
 IDX = re.compile(r"(?P<set>.*?)-?(?P<split>train|t10k|test)-(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?")
-CIFAR = re.compile(r"(data_batch_\d+|test_batch)\.bin")
-CIFAR_LABELS = {
-    3073: {"label": "batches.meta.txt"},  # CIFAR-10
-    3074: {"coarse_label": "coarse_label_names.txt", "fine_label": "fine_label_names.txt"},  # CIFAR-100
-}
-"""the columns of labels before the 3 x 32 x 32 pixels of a record, and where the names of their classes stand"""
+CIFAR = re.compile(r"(data|test)_batch(_\d+)?\.bin")
+RECORD, CIFAR_NAMES = 1 + 3 * 32 * 32, "batches.meta.txt"  # bytes of a label and its image; where the classes stand
 
 
 def read_idx(files: Sequence[File]) -> tuple[Configurations, list[File]]:
@@ -44,7 +40,7 @@ def _idx_table(images: File | None = None, labels: File | None = None) -> Table:
     arrays = {"image": _idx_array(images, 3)} | ({} if labels is None else {"label": _idx_array(labels, 1)})
     if len({len(array) for array in arrays.values()}) > 1:
         raise UserError(f"{images.path} has {len(arrays['image'])} images, and {len(arrays['label'])} labels beside it")
-    return table_of_arrays(arrays, {})
+    return table_of_arrays(arrays)
 
 
 def _idx_array(file: File, dimensions: int) -> np.ndarray:
@@ -63,40 +59,32 @@ def _idx_array(file: File, dimensions: int) -> np.ndarray:
 
 
 def read_cifar(files: Sequence[File]) -> tuple[Configurations, list[File]]:
-    """The datasets of CIFAR's binary files, each under the name of its folder."""
-    of_100 = {file.parts[:-1] for file in files if file.name == CIFAR_LABELS[3074]["fine_label"]}
-    batches = [
-        file
-        for file in files
-        if CIFAR.fullmatch(file.name) or (file.name in ("train.bin", "test.bin") and file.parts[:-1] in of_100)
-    ]
-    found, used = Configurations(), list(batches)
-    for folder in dict.fromkeys(file.parts[:-1] for file in batches):
-        beside = {file.name: file for file in files if file.parts[:-1] == folder}
-        splits: dict[str, list[File]] = {}
-        for name, file in beside.items():
-            if file in batches:
-                splits.setdefault("test" if name.startswith("test") else "train", []).append(file)
-        found["/".join(folder)] = {split: _cifar_table(parts, beside, used) for split, parts in splits.items()}
-    return found, used
+    """The datasets of CIFAR-10's binary files, each under the name of its folder."""
+    found: Configurations = {}
+    batches = [file for file in files if CIFAR.fullmatch(file.name)]
+    folders = dict.fromkeys(file.parts[:-1] for file in batches)
+    names = {file.parts[:-1]: file for file in files if file.name == CIFAR_NAMES and file.parts[:-1] in folders}
+    for folder in folders:
+        classes = tuple(names[folder].read().decode(errors="replace").split()) if folder in names else None
+        for split, start in (("train", "data"), ("test", "test")):
+            parts = [file for file in batches if file.parts[:-1] == folder and file.name.startswith(start)]
+            if parts:
+                found.setdefault("/".join(folder), {})[split] = _cifar_table(parts, classes)
+    return found, [*batches, *names.values()]
 
 
-def _cifar_table(parts: Sequence[File], beside: dict[str, File], used: list[File]) -> Table:
-    contents = [file.read() for file in parts]
-    length = next((length for length in CIFAR_LABELS if not any(len(content) % length for content in contents)), None)
-    if length is None:
-        raise UserError(f"{parts[0].path.parent} holds an incomplete file of CIFAR's binary version: get it again")
-    records, labels = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, length), CIFAR_LABELS[length]
-    arrays = {"image": records[:, len(labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)}
-    arrays |= {column: records[:, i] for i, column in enumerate(labels)}
-    names = {column: beside[name] for column, name in labels.items() if name in beside}
-    used += names.values()
-    return table_of_arrays(
-        arrays, {column: tuple(file.read().decode(errors="replace").split()) for column, file in names.items()}
-    )
+def _cifar_table(parts: Sequence[File], classes: tuple[str, ...] | None) -> Table:
+    contents = {file.path: file.read() for file in parts}
+    for path, content in contents.items():
+        if len(content) % RECORD:
+            raise UserError(f"{path} is no complete file of CIFAR-10's binary version: get it again")
+    records = np.frombuffer(b"".join(contents.values()), np.uint8).reshape(-1, RECORD)
+    pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return table_of_arrays({"image": pixels, "label": records[:, 0]}, classes)
 
 
-def table_of_arrays(arrays: dict[str, np.ndarray], names: dict[str, tuple[str, ...]]) -> Table:
-    """A table of images ``image``, uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, and columns of numbers ``(N,)``."""
-    columns = {name: Column("images" if name == "image" else "numbers", names.get(name)) for name in arrays}
-    return Table(columns, len(arrays["image"]), lambda name: arrays[name] if name == "image" else arrays[name].tolist())
+def table_of_arrays(arrays: dict[str, np.ndarray], classes: tuple[str, ...] | None = None) -> Table:
+    """A table of images ``image``, uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, and perhaps of numbers ``label``."""
+    columns = {"image": Column("images"), "label": Column("numbers", classes)}
+    lists = {name: array if name == "image" else array.tolist() for name, array in arrays.items()}
+    return Table({name: columns[name] for name in arrays}, len(arrays["image"]), lists.__getitem__)
