@@ -524,7 +524,10 @@ def test_bad_presets(preset, named, refuse):
         ("--network.channels 0 0", "network.channels"),
         ("--network.channels 8", "network: 2 attention_levels for 1 levels of channels"),
         (f"--train.seed {2**64}", "train.seed"),
-        ("--data.size 28", "the images of digits are 8x8, not 28x28: set the size to 8"),
+        (
+            "--data.size 28 --data.resize none",
+            "digits, train row 0 is 8x8, not 28x28: resize the images, set the size to",
+        ),
     ],
 )
 def test_numbers_that_cannot_be(words, key, refuse):
@@ -574,14 +577,18 @@ def test_data_that_cannot_be_used(refuse):
     for i in range(3):
         save_image(Path(f"sizes/{i}.png"), (8, 9))
     for words, named in [
-        ("--data empty", "empty holds no image and no parquet file"),
+        ("--data empty", "empty holds no image: it may hold images (PNG, "),
+        ("--data=", "--data is empty"),
         ("--data text", "text"),
         ("--data broken", ".png cannot be read as an image: replace or remove it"),
-        ("--data sizes", ".png is 8x9, not 8x8: resize the images, or set the size to theirs"),
+        (
+            "--data sizes --data.resize none",
+            ".png is 8x9, not 8x8: resize the images, set the size to theirs, or give --d",
+        ),
         ("--data ./none", "there is no folder ./none"),
-        ("--data nonsense", "unknown data 'nonsense': give digits, a folder"),
-        ("--data.source nonsense", "unknown data 'nonsense': give digits, a folder"),
-        ("--data sizes --data.conditional", "sizes has no column of class numbers"),
+        ("--data nonsense", "unknown data 'nonsense': give digits, a hub id like ylecun/mnist, or a folder"),
+        ("--data.source nonsense", "unknown data 'nonsense': give digits, a hub id like ylecun/mnist, or a folder"),
+        ("--data sizes --data.conditional", "sizes has no column of classes"),
         ("--data sizes --data.image-column photo", "sizes has no image column 'photo'"),
     ]:
         line = train(refuse, *words.split())

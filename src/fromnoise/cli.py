@@ -19,7 +19,15 @@ from fromnoise import __version__
 from fromnoise.errors import UserError
 from fromnoise.parsing import parse
 from fromnoise.sampling.request import Request, unset
-from fromnoise.train.config import DataConfig, DiffusionConfig, LoopConfig, NetworkConfig, load_config, preset_names
+from fromnoise.train.config import (
+    DataConfig,
+    DiffusionConfig,
+    LoopConfig,
+    NetworkConfig,
+    changes,
+    load_config,
+    preset_names,
+)
 
 OVERVIEW = f"""fromnoise {__version__}: diffusion models, from the mathematics to the running model
 
@@ -120,7 +128,7 @@ class Train:
     local_data: Annotated[
         str | None, tyro.conf.arg(name="data", metavar="NAME|DIR", help_behavior_hint="(default: the preset's)")
     ] = None
-    """other data, or where a copy of the preset's lies: a hub id or a folder"""
+    """other data: a hub id or a folder. One whose path ends in the preset's own hub id is a copy of the preset's"""
     out: Annotated[Path | None, unset("DIR", "runs/PRESET")] = None
     """the run's folder, which becomes a model directory"""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -217,14 +225,17 @@ def train(arguments: Sequence[str]) -> None:
     defaults = Train(preset.data, preset.network, preset.diffusion, preset.train)
     options = parse(Train, "train PRESET|FILE.toml", arguments[1:] if named else arguments, defaults)
     sections = {name: getattr(options, name) for name in ("data", "network", "diffusion", "train")}
-    given = dataclasses.replace(preset, **sections)
+    changed = changes(preset, dataclasses.replace(preset, **sections))
     out = options.out or Path("runs") / preset.name
     from fromnoise.train.run import check_folder, resumed_config
     from fromnoise.train.run import train as run
 
     check_folder(out, options.resume)
     resuming = options.resume and (out / "training.toml").exists()
-    config = resumed_config(out, preset, given) if resuming else given
+    if resuming:
+        config = resumed_config(out, preset, preset.override(changed))
+    else:
+        config = (preset if options.local_data is None else preset.trained_on(options.local_data)).override(changed)
     run(config, out, data=options.local_data, resume=options.resume)
     if os.environ.get("RANK", "0") == "0":
         hint = f" (fromnoise sample {out})" if config.task == "denoising" else ""

@@ -4,32 +4,35 @@ One function, :func:`load_images`, reads the digits that come with scikit-learn,
 Hugging Face hub. Every image is decoded once; a batch is then an index and a division.
 """
 
-import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from fromnoise.data.arrow import read_hub
+from fromnoise.data.decoding import MODES, Decoded, Resize, colour, decode, own_limits
+from fromnoise.data.folders import MAY_HOLD, read_folder
+from fromnoise.data.official import table_of_arrays
+from fromnoise.data.table import SPLITS, Column, File, Splits, Table, note
 from fromnoise.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset, Features
 
 MAX_GIB = 8  # more decoded images than this are refused
 HELD_OUT_SPLITS = ("test", "validation", "valid", "val")  # the names under which datasets keep what is not trained on
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target", "digit")
-SPLIT_FOLDERS = {"train", "training", "test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev"}
+Names = tuple[str, ...]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-MODES = {1: "L", 3: "RGB"}  # Pillow's names for grey and colour
+
+
+class NoLabels(UserError):
+    """The images are there, but not the class of each."""
 
 
 def from_pixels(pixels: Tensor) -> Tensor:
@@ -47,8 +50,9 @@ class Images:
     """Images in memory, with their labels where these were asked for."""
 
     pixels: Tensor  # (N, C, H, W) uint8
-    labels: Tensor | None = None  # (N,) int64
-    class_names: tuple[str, ...] | None = None  # the name of each label, where the dataset gives one
+    labels: Tensor | None = None  # (N,) int64, places in class_names
+    class_names: tuple[str, ...] | None = None  # of the whole dataset, not of this split alone
+    changes: str = ""  # what was done to the images to make them fit, in words
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -56,6 +60,21 @@ class Images:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """The images ``(B, C, H, W)``, float32 in [-1, 1], and labels ``(B,)`` at ``indices`` ``(B,)``."""
         return from_pixels(self.pixels[indices]), None if self.labels is None else self.labels[indices]
+
+    def with_classes(self, names: Sequence[str]) -> "Images":
+        """The same images, with labels that are places in ``names``.
+
+        Raises:
+            UserError: an image is of a class that is not among them.
+        """
+        if self.labels is None or self.class_names is None or self.class_names == tuple(names):
+            return self
+        here = [self.class_names[label] for label in self.labels.unique().tolist()]
+        if missing := [name for name in here if name not in names]:
+            known = ", ".join(names[:10]) + (", ..." if names[10:] else "")
+            raise UserError(f"there is no class {missing[0]} among {known}: give data with these classes")
+        places = torch.tensor([names.index(name) if name in names else -1 for name in self.class_names])
+        return replace(self, labels=places[self.labels], class_names=tuple(names))
 
 
 def load_images(
@@ -67,146 +86,119 @@ def load_images(
     labelled: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    configuration: str | None = None,
+    resize: Resize = "none",
+    background: str = "white",
 ) -> Images:
-    """Reads one split of a dataset into memory.
+    """Reads one split of a dataset into memory. What of it is changed or not read is told on stderr.
 
     Args:
         source: ``digits`` (8x8, from scikit-learn), a folder (images, with or without a subfolder for each class;
-            parquet files in the hub's layout; what ``save_to_disk`` wrote), or a hub id such as ``ylecun/mnist``.
+            parquet files in the hub's layout; what ``save_to_disk`` wrote; the official files of MNIST or CIFAR-10),
+            or a hub id such as ``ylecun/mnist``.
         split: ``train``, ``test``, or another that the dataset has. ``test`` may be called ``validation`` there. If
             there is neither, 5% of the images (1 to 5000 of them, always the same) are kept for ``test`` and left out
             of ``train``.
-        channels: 1 for grey, 3 for colour; images are converted, and transparency is dropped.
-        size: the height and width that every image must have, in pixels.
-        labelled: whether to read the labels too.
+        channels: 1 for grey, 3 for colour; images are converted.
+        size: the height and width that every image has afterwards, in pixels.
+        labelled: whether to read the labels too. Classes of text, or of numbers without names, are sorted.
         image_column: the column to read; by default the first that holds images.
         label_column: the column to read; by default the first of classes, else an integer one called ``label`` or so.
+        configuration: which dataset to read, where the source has several.
+        resize, background: what becomes of images of another size or with transparency: see `decode`.
 
     Raises:
         UserError: the source, split, column or label does not exist, the hub cannot be reached, or an image is
-            unreadable, of another size, or one too many for the memory.
+            unreadable, of another size, or one too many for the memory; `NoLabels`, if all it lacks is labels.
     """
     if channels not in MODES:
         raise UserError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
+    fit = partial(decode, channels=channels, size=size, resize=resize, background=colour(background))
+    splits = _open(source, configuration)
+    stored, rows = _choose_rows(source, split, {name: table.rows for name, table in splits.items()})
+    others = set(splits) - {stored, "train", next((name for name in HELD_OUT_SPLITS if name in splits), stored)}
+    if others:
+        note(f"{source}: not read: split {', '.join(sorted(others))}")
+    table = splits[stored]
+    column = _image_column(source, table.columns, image_column)
+    labels, class_names = None, None
+    if labelled:
+        label_column = _label_column(source, table.columns, label_column)
+        labels, class_names, wrong = _labels(splits, stored, label_column, rows)
+        if wrong is not None:
+            raise _no_label(f"{source}, {stored} row {wrong}", table, column, label_column, wrong)
+    places = ((f"{source}, {stored} row {row}", cell) for row, cell in _at(rows, table.values(column)))
+    pixels, done = _pixels(source, places, (len(rows), channels, size, size), fit)
+    if changes := _changes(done, len(rows), size, background):
+        note(f"{source}, {split}: {changes}")
+    return Images(pixels, labels, class_names, changes)
+
+
+def _at(rows: Sequence[int], values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """These rows, which rise, with the value of each."""
+    chosen = set(rows)
+    return ((row, value) for row, value in enumerate(values) if row in chosen)
+
+
+def _pixels(
+    source: str, cells: Iterable[tuple[str, Any]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
+) -> tuple[Tensor, Sequence[int]]:
+    """All images, decoded one at a time: uint8 of ``shape`` ``(N, C, H, W)``; and how often `Decoded` says what."""
+    gib = np.prod(shape, dtype=float) / 2**30
+    if gib > MAX_GIB:
+        need = f"{gib:.1f} GiB of memory, more than {MAX_GIB}"
+        raise UserError(f"{source} would take {need}: use fewer or smaller images")
+    pixels, done = np.empty(shape, np.uint8), np.zeros(3, int)
+    bar = tqdm(cells, f"reading {source}", len(pixels), unit="image", leave=False, delay=1, disable=None)
+    with own_limits():
+        for index, (place, cell) in enumerate(bar):
+            pixels[index], *did = fit(cell, place)
+            done += did
+    return torch.from_numpy(pixels), done.tolist()
+
+
+def _changes(done: Sequence[int], count: int, size: int, background: str) -> str:
+    """In words, of so many images: how many were resized, blended and cut down to one picture."""
+    what = (
+        f"of {count} images resized, the shorter side to {size} pixels, and cropped to the middle",
+        f"transparent, laid over {background}",
+        "animated, of which the first picture is read",
+    )
+    return "; ".join(f"{number} {words}" for number, words in zip(done, what, strict=True) if number)
+
+
+def _open(source: str, configuration: str | None) -> Splits:
+    """Every split of the dataset that is asked for."""
+    folder = Path(source).expanduser()
     if source == "digits":
-        return _digits(split, channels, size, labelled)
-    with _quiet():
-        splits = _open(source)
-        features = next(iter(splits.values())).features
-        column = _image_column(source, features, image_column)
-        stored_split, rows = _choose_rows(source, split, {name: len(part) for name, part in splits.items()})
-        dataset = splits[stored_split].with_format(None).select(rows)
-        places = [f"{source}, {stored_split} row {row}" for row in rows]
-        labels, class_names = None, None
-        if labelled:
-            labels, class_names = _labels(dataset, _label_column(source, features, label_column), places)
-        return Images(_pixels(source, dataset, column, places, channels, size), labels, class_names)
+        found = {"": _digits()}
+    elif source and folder.exists():
+        if not folder.is_dir():
+            raise UserError(f"{source} is no folder: give the folder that it is in")
+        found = read_folder(folder)
+    elif HUB_ID.fullmatch(source):
+        return read_hub(source, configuration)
+    elif "/" in source or "\\" in source or source.startswith(("~", ".")):
+        raise UserError(f"there is no folder {source}")
+    else:
+        raise UserError(f"unknown data {source!r}: give digits, a hub id like ylecun/mnist, or a folder of {MAY_HOLD}")
+    if configuration is None and len(found) == 1:
+        return next(iter(found.values()))
+    if configuration not in found:
+        names = ", ".join(sorted(found)) or "no name"
+        raise UserError(f"{source} holds several datasets: give the folder of one, or --data.configuration: {names}")
+    return found[configuration]
 
 
-def _digits(split: str, channels: int, size: int, labelled: bool) -> Images:
+def _digits() -> Splits:
     """scikit-learn's 1797 digits, whose 0..16 become 0..255; the last 297 are the test split."""
     from sklearn.datasets import load_digits
 
-    if size != 8:
-        raise UserError(f"the images of digits are 8x8, not {size}x{size}: set the size to 8")
-    stored_split, rows = _choose_rows("digits", split, {"train": 1500, "test": 297})
-    part = slice(0, 1500) if stored_split == "train" else slice(1500, 1500 + len(rows))
     digits = load_digits()
-    pixels = torch.from_numpy(digits.images[part, None] * (255 / 16)).round().to(torch.uint8)
-    return Images(
-        pixels.expand(-1, channels, -1, -1),
-        torch.from_numpy(digits.target[part]).long() if labelled else None,
-        tuple("0123456789") if labelled else None,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the messages and progress bars of ``datasets`` to itself, and restores them afterwards."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from datasets.utils import logging as datasets_logging
-    from huggingface_hub.utils import logging as hub_logging
-
-    loggers = {module: module.get_verbosity() for module in (datasets_logging, hub_logging)}
-    had_bars = not are_progress_bars_disabled()
-    for module in loggers:
-        module.set_verbosity(logging.CRITICAL)
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        for module, verbosity in loggers.items():
-            module.set_verbosity(verbosity)
-        if had_bars:
-            enable_progress_bars()
-
-
-@contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Asks the hub once, and has ``datasets`` read only its cache if there is no answer; it would ask for a minute."""
-    from datasets import config
-    from huggingface_hub import constants, get_session
-
-    before = config.HF_HUB_OFFLINE
-    try:
-        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # the transport's own errors are of many classes
-        config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before
-
-
-def _open(source: str) -> "dict[str, Dataset]":
-    """Every split of a folder or of a hub dataset, by its name."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    folder = Path(source).expanduser()
-    if source and folder.is_dir():
-        return _open_folder(folder)
-    if not HUB_ID.fullmatch(source):
-        if "/" in source or "\\" in source or source.startswith(("~", ".")):
-            raise UserError(f"there is no folder {source}")
-        raise UserError(
-            f"unknown data {source!r}: give digits, a folder of images or parquet files, or a hub id like ylecun/mnist"
-        )
-    try:
-        with _offline_if_unreachable():
-            return dict(load_dataset(source))
-    except ConnectionError as error:
-        raise UserError(f"cannot reach the hub for {source}: connect, or pass --data DIR with a local copy") from error
-    except DatasetNotFoundError as error:
-        raise UserError(f"there is no folder {source}, and no dataset of that name on the hub open to you") from error
-    except Exception as error:
-        raise UserError(f"cannot load {source} from the hub: {_reason(error)}") from error
-
-
-def _open_folder(folder: Path) -> "dict[str, Dataset]":
-    from datasets import DatasetDict, Image, load_dataset, load_from_disk
-    from datasets.data_files import EmptyDatasetError
-    from datasets.exceptions import DataFilesNotFoundError
-
-    try:
-        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-            saved = load_from_disk(str(folder))
-            return dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
-        found = load_dataset(str(folder))
-        if not any(isinstance(feature, Image) for part in found.values() for feature in part.features.values()):
-            with suppress(Exception):  # images among as many captions or other files are taken for text
-                found = load_dataset("imagefolder", data_dir=str(folder))
-        return dict(found)
-    except (EmptyDatasetError, DataFilesNotFoundError) as error:
-        raise UserError(f"{folder} holds no image and no parquet file") from error
-    except Exception as error:
-        raise UserError(f"cannot read {folder} as a dataset: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong; ``datasets`` keeps it in the cause."""
-    error = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    arrays = {"image": (digits.images * (255 / 16)).round().astype(np.uint8), "label": digits.target}
+    parts = {"train": slice(0, 1500), "test": slice(1500, None)}
+    tables = {split: {name: array[part] for name, array in arrays.items()} for split, part in parts.items()}
+    return {split: table_of_arrays(table, tuple("0123456789")) for split, table in tables.items()}
 
 
 def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, Sequence[int]]:
@@ -215,7 +207,7 @@ def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, S
     stored_split = next((name for name in wanted if name in sizes), "train")
     rows: Sequence[int]
     if stored_split not in sizes or split not in (stored_split, "train", *HELD_OUT_SPLITS):
-        raise UserError(f"{source} has no split '{split}': it has {', '.join(sizes)}")
+        raise UserError(f"{source} has no split '{split}': it has {', '.join(sorted(sizes, reverse=True))}")
     if stored_split != "train" or any(name in sizes for name in HELD_OUT_SPLITS):
         rows = range(sizes[stored_split])
     else:
@@ -227,78 +219,52 @@ def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, S
     return stored_split, rows
 
 
-def _image_column(source: str, features: "Features", asked: str | None) -> str:
-    from datasets import Image
-
-    columns: list[str] = [asked] if asked else list(features)
-    for column in columns:
-        if isinstance(features.get(column), Image):
+def _image_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
+    for column in [asked] if asked else columns:
+        if column in columns and columns[column].kind == "images":
             return column
     named = f" {asked!r}" if asked else ""
-    raise UserError(f"{source} has no image column{named}: its columns are {', '.join(features)}")
+    raise UserError(f"{source} has no image column{named}: its columns are {', '.join(columns)}")
 
 
-def _label_column(source: str, features: "Features", asked: str | None) -> str:
-    from datasets import ClassLabel, Value
-
-    classes: list[str] = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    integers = [name for name, feature in features.items() if isinstance(feature, Value) and "int" in feature.dtype]
-    if asked and asked in classes + integers:
-        return asked
+def _label_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
+    if asked:
+        if asked in columns and columns[asked].kind in ("numbers", "text"):
+            return asked
+        raise UserError(f"{source} has no column of classes {asked!r}: its columns are {', '.join(columns)}")
     # train/ and test/ that hold their images directly look like two classes
-    classes = [name for name in classes if not SPLIT_FOLDERS.issuperset(features[name].names)]
-    candidates = classes + [name for name in LABEL_COLUMNS if name in integers]
-    if asked or not candidates:
-        named = f" {asked!r}" if asked else ""
-        raise UserError(f"{source} has no column of class numbers{named}: its columns are {', '.join(features)}")
+    classes = [k for k, column in columns.items() if column.names and not {*SPLITS}.issuperset(column.names)]
+    candidates = classes + [k for k in LABEL_COLUMNS if k in columns and columns[k].kind == "numbers"]
+    if not candidates:
+        ways = "name one, make a folder for each class, or leave the classes out"
+        raise NoLabels(f"{source} has no column of classes: its columns are {', '.join(columns)}: {ways}")
     return candidates[0]
 
 
-def _labels(dataset: "Dataset", column: str, places: Sequence[str]) -> tuple[Tensor, tuple[str, ...] | None]:
-    """The labels ``(N,)``, checked, and the names of the classes."""
-    names = getattr(dataset.features[column], "names", None)
-    labels = torch.tensor([-1 if label is None else label for label in dataset[column][:]])
-    wrong = labels < 0 if names is None else (labels < 0) | (labels >= len(names))
-    if wrong.any():
-        index = int(wrong.nonzero()[0])
-        place, label = places[index], int(labels[index])
-        raise UserError(f"{place}: label {label} is no class: choose a split or column with labels")
-    return labels, None if names is None else tuple(names)
+def _labels(splits: Splits, stored: str, column: str, rows: Sequence[int]) -> tuple[Tensor, Names, int | None]:
+    """The labels ``(N,)`` of these rows, the names of the classes, which all splits share, and the first wrong row."""
+    tables = {split: table for split, table in splits.items() if column in table.columns}
+    found = {split: [*_classes(table.values(column), table.columns[column].names)] for split, table in tables.items()}
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.columns[column].names or ()))
+    if not names:
+        there = {name for split in found.values() for name in split if name is not None}
+        names = sorted(there, key=lambda name: (isinstance(name, str), name))
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = [numbers.get(found[stored][row], -1) for row in rows]
+    return torch.tensor(labels), tuple(map(str, names)), rows[labels.index(-1)] if -1 in labels else None
 
 
-def _pixels(source: str, dataset: "Dataset", column: str, places: Sequence[str], channels: int, size: int) -> Tensor:
-    """All images, decoded: ``(N, C, H, W)`` uint8."""
-    from datasets import Image as ImageFeature
-
-    shape = (len(dataset), channels, size, size)
-    gib = np.prod(shape, dtype=float) / 2**30
-    if gib > MAX_GIB:
-        raise UserError(
-            f"{source} would take {gib:.1f} GiB of memory, more than {MAX_GIB}: use fewer or smaller images"
-        )
-    pixels = np.empty(shape, np.uint8)
-    cells = dataset.cast_column(column, ImageFeature(decode=False))[column]
-    progress = tqdm(cells, f"reading {source}", len(dataset), unit="image", leave=False, delay=1, disable=None)
-    for index, cell in enumerate(progress):
-        pixels[index] = _decode(cell, places[index], channels, size)
-    return torch.from_numpy(pixels)
+def _no_label(place: str, table: Table, image_column: str, label_column: str, row: int) -> NoLabels:
+    image, label = (next(islice(table.values(name), row, None)) for name in (image_column, label_column))
+    place = str(image.path) if isinstance(image, File) else place
+    return NoLabels(f"{place}: label {label} is no class: choose a split or column with labels")
 
 
-def _decode(cell: dict[str, Any] | None, place: str, channels: int, size: int) -> np.ndarray:
-    """One image, upright, ``(C, H, W)`` uint8, from its encoded ``bytes`` or the file at its ``path``."""
-    if cell is None:
-        raise UserError(f"{place} has no image: remove it")
-    data, path = cell["bytes"], cell["path"]
-    place = path if data is None else f"{place} ({path})" if path else place
-    try:
-        with Image.open(path if data is None else BytesIO(data)) as encoded:
-            image = ImageOps.exif_transpose(encoded)
-            pixels = np.asarray(image.convert(MODES[channels]))
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{place} cannot be read as an image: replace or remove it") from error
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{place} has more than 8 bits for each channel: save it with 8")
-    if image.size != (size, size):
-        width, height = image.size
-        raise UserError(f"{place} is {width}x{height}, not {size}x{size}: resize the images, or set the size to theirs")
-    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+def _classes(values: Iterable[Any], names: Names | None) -> Iterator[Any]:
+    """The class of each row: its name or, where there are no names, its number or text; None if it has none."""
+    for value in values:
+        if isinstance(value, (str, bool)):
+            yield str(value) or None
+        else:
+            there = value is not None and 0 <= value < (len(names) if names else np.inf)
+            yield (names[value] if names else value) if there else None

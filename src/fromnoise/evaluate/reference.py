@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.data.images import Images, load_images
+from fromnoise.data.decoding import Resize
+from fromnoise.data.images import Images, NoLabels, load_images
+from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
 from fromnoise.evaluate.classifier import SHAPE
 from fromnoise.evaluate.distances import NEIGHBOURS
@@ -23,18 +25,20 @@ SPLIT_NAMES = {"test": "test images", "train": "training images"}
 
 @dataclass(frozen=True)
 class Reference:
-    """One split of a dataset; the columns are named where they cannot be guessed."""
+    """One split of a dataset, and how it is read: as in training; see `load_images`."""
 
     source: str  # a hub id, or a folder with a local copy
     split: str = "test"  # or train
     image_column: str | None = None
     label_column: str | None = None
+    configuration: str | None = None
+    resize: Resize = "crop"
+    background: str = "white"
 
     @property
     def name(self) -> str:
         """The hub id, or the name of the folder, whose content may differ from the dataset of that name."""
-        folder = Path(self.source).expanduser()
-        return folder.resolve().name if self.source != "digits" and folder.is_dir() else self.source
+        return source_name(self.source)
 
     @property
     def other_split(self) -> "Reference":
@@ -42,10 +46,9 @@ class Reference:
         return replace(self, split="train" if self.split == "test" else "test")
 
     def load(self, shape: tuple[int, int, int], *, labelled: bool = False) -> Images:
-        """Its images, which must be of ``shape`` (C, H, W)."""
+        """Its images, made to fit ``shape`` (C, H, W)."""
         channels, size, _ = shape
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
-        return load_images(self.source, self.split, channels=channels, size=size, labelled=labelled, **columns)
+        return load_images(channels=channels, size=size, labelled=labelled, **vars(self))
 
 
 def reference_of(model: Model, name: str, data: str | None = None, split: str = "test") -> Reference | None:
@@ -63,7 +66,8 @@ def reference_of(model: Model, name: str, data: str | None = None, split: str = 
     path = shipped.get(name, Path(name)) / "training.toml"
     if path.is_file():
         config = load_config(str(path)).data
-        return Reference(config.source if data is None else data, split, config.image_column, config.label_column)
+        how = (config.image_column, config.label_column, config.configuration if data is None else None)
+        return Reference(config.source if data is None else data, split, *how, config.resize, config.background)
     source = MNIST if data is None and model.space.shape == SHAPE else data
     return None if source is None else Reference(source, split)
 
@@ -78,6 +82,7 @@ class RealImages:
     reference: Reference
     shape: tuple[int, int, int]  # (C, H, W) of every image
     labelled: bool  # whether to read labels, where there are any
+    class_names: tuple[str, ...] = ()  # of the model, whose numbers the labels become; none: the data's
 
     @cached_property
     def images(self) -> Images:
@@ -93,9 +98,10 @@ class RealImages:
 
     def _load(self, reference: Reference) -> Images:
         try:
-            return reference.load(self.shape, labelled=self.labelled)
-        except UserError:  # it has no labels, or cannot be read at all, and then not now either
+            images = reference.load(self.shape, labelled=self.labelled)
+        except NoLabels:
             return reference.load(self.shape)
+        return images.with_classes(self.class_names) if self.class_names else images
 
     def check_comparable(self) -> None:
         """Refuses next to no images with a `UserError`."""

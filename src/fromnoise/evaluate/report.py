@@ -113,7 +113,7 @@ def prepare(
         raise UserError("which real images? The model does not tell what it was trained on: give --data")
     if data_mix and (request.classes is not None or not has_classes):
         raise UserError("--data-mix chooses the classes of a model that has some: leave it out, or leave --classes out")
-    real = None if reference is None else RealImages(reference, model.space.shape, has_classes)
+    real = None if reference is None else RealImages(reference, model.space.shape, has_classes, model.conditioner.names)
     if real is not None and data_mix:
         planned = replace(planned, wishes=real.class_mix(planned.n))
     if real is not None and compares:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Lt, MinLen
 
 from fromnoise.configs import Count, Counts, Fraction, Positive, load, parse, read
+from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -23,12 +24,18 @@ SECTIONS = {"denoising": ("data", "network", "diffusion", "train"), "classifier"
 class DataConfig:
     """The images."""
 
-    source: str = "ylecun/mnist"
-    """a hub id, a local folder (parquet, or images), or "digits" (bundled with scikit-learn)"""
+    source: Annotated[str, MinLen(1)] = "ylecun/mnist"
+    """a hub id, a local folder (images, parquet, or MNIST's or CIFAR's own files), or "digits" (from scikit-learn)"""
+    configuration: str | None = None
+    """which dataset, where the source has several"""
     channels: Literal[1, 3] = 1
     """1 for grey, 3 for colour"""
     size: Count = 28
     """height and width in pixels"""
+    resize: Literal["crop", "none"] = "crop"
+    """images of another size: crop resizes the shorter side and cuts the middle out; none refuses them"""
+    background: str = "white"
+    """the colour under transparent images, a name or #rrggbb"""
     conditional: bool = False
     """train on the labels too"""
     flip: bool = False
@@ -136,13 +143,32 @@ class TrainingConfig:
     """the validation loss to expect at some steps, {"1000" = 0.05}"""
 
     def override(self, values: dict[str, Any]) -> "TrainingConfig":
-        """A copy with ``{"section.key": value}`` replaced."""
+        """A copy with ``{"section.key": value}`` replaced; with other data, what is said of the old is left out."""
         config = self
+        if (source := values.get("data.source", self.data.source)) != self.data.source:
+            about = f"Trained with the settings of {self.name}, on {source_name(source)}."
+            config = dataclasses.replace(self, description=about, expect={})
+            values = {"data.licence": ""} | values
         for key, value in values.items():
             section, name = key.split(".")
             table = dataclasses.replace(getattr(config, section), **{name: value})
             config = dataclasses.replace(config, **{section: table})
         return config
+
+    def trained_on(self, source: str) -> "TrainingConfig":
+        """A copy for the data in a folder or of a hub id; the same, if the folder's path ends in this data's own id.
+
+        Raises:
+            UserError: it has no name that can be written down.
+        """
+        path = Path(source).expanduser()
+        if not source.strip() or source != source.encode(errors="replace").decode():
+            raise UserError("--data is empty, or no UTF-8: give digits, a hub id, or a folder with another name")
+        if source != "digits" and path.exists():
+            source, own = str(path.resolve()), Path(self.data.source).parts
+            if path.resolve().parts[-len(own) :] == own:
+                return self
+        return self.override({"data.source": source})
 
     def validate(self) -> None:
         """Refuses what no file could say, such as a limit that the command line has overstepped.

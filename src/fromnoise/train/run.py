@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fromnoise.data.table import source_name
 from fromnoise.devices import DTYPES
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, remove_partial
@@ -61,7 +62,8 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
     """Trains what the preset says and returns the folder, which then holds the result, of a diffusion model a model.
 
     Args:
-        data: where a local copy of the preset's data lies; none: ``config.data.source``.
+        data: a hub id or a folder, which is trained on and recorded instead of ``config.data.source``; none: that. A
+            folder whose path ends in that source's hub id is a copy of it, and the hub id is recorded.
         resume: go on from the newest checkpoint, if there is one. On the CPU the result is bit for bit that of a
             run that was never stopped.
 
@@ -69,6 +71,7 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
         UserError: bad settings or data; a folder that cannot be written or fills the disk; a loss that is not
             finite. The newest checkpoint is then still good.
     """
+    config = config if data is None else config.trained_on(data)
     config.validate()
     check_folder(folder, resume)
     trainer = Trainer(config, folder, data)
@@ -123,7 +126,7 @@ def model_card(trainer: Trainer, config: TrainingConfig, facts: dict[str, str], 
 ![samples](samples.png)
 
 - parameters: {parameters / 1e6:.2f} million
-- data: {data.source}, {len(trainer.task.data)} images of {data.size}x{data.size}{lines}
+- data: {source_name(data.source)}, {len(trainer.task.data)} images of {data.size}x{data.size}{lines}
 - licence of the data: {data.licence or "not stated"}
 - trained by: `{command(config)}`
 - trained on: {images} images in {seconds / 60:.0f} minutes ({speed}; {where}{", compiled" if trainer.compile else ""})

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.data.images import Images, load_images
+from fromnoise.data.table import note
 from fromnoise.train.config import DataConfig
 
 Batch = dict[str, Tensor]  # what a loss is computed from, by name, each tensor with the batch first
@@ -45,9 +46,20 @@ def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Ima
     Raises:
         UserError: they cannot be read, or are not what the config says.
     """
-    options: dict[str, Any] = {"channels": config.channels, "size": config.size, "labelled": labelled}
-    options |= {"image_column": config.image_column, "label_column": config.label_column}
-    return load_images(source, "train", **options), load_images(source, "test", **options)
+    train, test = (load_images(source, split, labelled=labelled, **reading(config)) for split in ("train", "test"))
+    if train.labels is not None and train.class_names is not None:
+        there = set(train.labels.tolist())
+        missing = [name for number, name in enumerate(train.class_names) if number not in there]
+        if missing:
+            more = f", and {len(missing) - 1} more classes have none" if missing[1:] else ""
+            note(f"{source}: class {missing[0]} has no image to train on{more}")
+    return train, test
+
+
+def reading(config: DataConfig) -> dict[str, Any]:
+    """How `load_images` is to read this data."""
+    names = ("channels", "size", "image_column", "label_column", "configuration", "resize", "background")
+    return {name: getattr(config, name) for name in names}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -31,12 +31,13 @@ class ClassifierTask:
 
     def __init__(self, config: TrainingConfig, source: str):
         self.rows = config.train.batch_size
-        self.images, self.held_out = load_splits(config.data, source, labelled=True)
-        self.data = self.images.pixels
-        assert self.images.labels is not None and self.held_out.labels is not None
-        self.digits = self.held_out.labels
-        if self.data.shape[1] != 1 or max(self.images.labels.max(), self.digits.max()) > 9:
+        splits = load_splits(config.data, source, labelled=True)
+        if splits[0].pixels.shape[1] != 1 or not set(splits[0].class_names or ()) <= set("0123456789"):
             raise UserError(f"the classifier reads grey digits, 0 to 9, and {source} holds others: give other data")
+        self.images, self.held_out = (images.with_classes("0123456789") for images in splits)
+        self.data = self.images.pixels
+        assert self.held_out.labels is not None
+        self.digits = self.held_out.labels
         self.network = Classifier()
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:

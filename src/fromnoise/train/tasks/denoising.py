@@ -61,10 +61,7 @@ class DenoisingTask:
         self.config = config
         self.images, self.held_out = load_splits(config.data, source, labelled=config.data.conditional)
         self.data = self.images.pixels
-        self.class_names: tuple[str, ...] | None = None
-        if self.images.labels is not None:
-            count = int(self.images.labels.max()) + 1
-            self.class_names = self.images.class_names or tuple(str(i) for i in range(count))
+        self.class_names = self.images.class_names
         self.noise = scheduler_config(config)
         self.schedule, self.prediction = self.noise.schedule(), Prediction(self.noise.prediction_type)
         self.weighting = Weighting(config.diffusion.weighting)
@@ -88,10 +85,13 @@ class DenoisingTask:
         return training_loss(network, self.schedule, self.prediction, self.weighting, gamma=gamma, **batch)
 
     def validate(self, network: UNet) -> dict[str, Any]:
-        """The mean loss on held-out images, and in equal bands of time from clean to noisy; no label is dropped."""
-        count = min(VALIDATION_IMAGES, len(self.held_out))
+        """The mean loss on held-out images, and in equal bands of time from clean to noisy; no label is dropped.
+
+        Where there are fewer images than bands, they are taken several times.
+        """
+        count = max(NOISE_BANDS, min(VALIDATION_IMAGES, len(self.held_out)))
         t = ((torch.arange(count) + 0.5) / count * self.schedule.num_timesteps).floor() + 1
-        order = torch.randperm(len(self.held_out), generator=generator_for(0, 2))[:count]
+        order = torch.randperm(len(self.held_out), generator=generator_for(0, 2)).repeat(NOISE_BANDS)[:count]
         losses = []
         for part in torch.arange(count).split(self.config.train.batch_size):
             images, labels = self.held_out.batch(order[part])
@@ -115,7 +115,8 @@ class DenoisingTask:
     def export(self, network: UNet, folder: Path, dtype: torch.dtype) -> dict[str, str]:
         """Makes the folder a model directory."""
         save_model(self.model(network), folder, dtype=dtype)
-        return {} if self.class_names is None else {"classes": f"{', '.join(self.class_names)}, and none"}
+        facts = {} if self.class_names is None else {"classes": f"{', '.join(self.class_names)}, and none"}
+        return facts | ({"changed to fit": self.images.changes} if self.images.changes else {})
 
 
 def _batch(x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Batch:
