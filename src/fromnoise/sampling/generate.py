@@ -8,6 +8,7 @@ from torch import Tensor
 from fromnoise.data.images import to_pixels
 from fromnoise.diffusion.process import noise_like
 from fromnoise.diffusion.samplers import final
+from fromnoise.errors import UserError
 from fromnoise.models import Model
 from fromnoise.sampling.plan import Plan, plan
 from fromnoise.sampling.request import Request
@@ -17,7 +18,7 @@ def generate(model: Model, request: Request) -> Tensor:
     """Draws the images of a request, uint8 ``(n, C, H, W)``.
 
     Raises:
-        UserError: the request does not fit the model.
+        UserError: the request does not fit the model, or what it draws is not finite.
     """
     return draw(plan(model, request))
 
@@ -31,6 +32,9 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
 
     Args:
         progress: called with the number of evaluations of the network just begun, of ``n * plan.evaluations``.
+
+    Raises:
+        UserError: what is drawn is not finite.
     """
     model, request, sampler, denoise = plan.model, plan.request, plan.sampler, plan.denoiser(progress)
     distinct = list(dict.fromkeys(plan.wishes))
@@ -43,5 +47,7 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
         condition = {name: value[rows[indices]].to(plan.device) for name, value in encoded.items()}
         x = noise_like(torch.empty(len(indices), *model.space.shape, device=plan.device), generators)
         x = final(sampler(denoise, x, plan.times, generators, **condition))  # (B, C, H, W)
+        if not x.isfinite().all():
+            raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")
         batches.append(to_pixels(model.space.decode(x)).cpu())
     return torch.cat(batches)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from annotated_types import Ge, Lt
 
-from fromnoise.configs import Count, Counts, Fraction, Positive, load, parse, read
+from fromnoise.configs import Count, Counts, Fraction, Made, Positive, load, parse, read
 from fromnoise.errors import UserError
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -122,8 +122,8 @@ class LoopConfig:
 class TrainingConfig:
     """A preset: everything that decides what a training run produces."""
 
-    name: str = "model"
-    """of the model"""
+    name: Annotated[str, Made(r"\w[\w.-]{0,59}", "letters, digits, dots, dashes and underscores, at most 60")] = "model"
+    """of the model, and of its folder in ``runs``"""
     description: str = ""
     """one line, for the model card"""
     task: Literal["denoising", "classifier"] = "denoising"
