@@ -263,6 +263,7 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UserError(f"unknown command {words[0]!r}: there are {', '.join(COMMANDS)}")
+    os.getcwd()  # where the folder is gone that this runs in, libraries fail in their own ways
     try:
         COMMANDS[words[0]](words[1:])
     except SystemExit as stop:  # --help

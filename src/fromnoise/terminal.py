@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-from fromnoise.errors import UserError, harmless
+from fromnoise.errors import LONGEST, UserError, harmless, shortened
 
 NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate|cannot allocate|bad_alloc", re.IGNORECASE)
 TOO_LARGE = re.compile(r"overflow|too large", re.IGNORECASE)  # how torch says it of a size
@@ -101,7 +101,8 @@ def reason(error: OSError) -> str:
 
 def say(line: str) -> None:
     """Prints a line of this program's to standard error."""
-    print(f"fromnoise: {' '.join(harmless(line).split())}", file=sys.stderr or io.StringIO())
+    with suppress(OSError, ValueError):  # there may be nobody to tell
+        print(f"fromnoise: {shortened(' '.join(harmless(line).split()), LONGEST)}", file=sys.stderr or io.StringIO())
 
 
 @cache

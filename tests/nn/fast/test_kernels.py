@@ -17,7 +17,7 @@ from fromnoise.nn.fast import group_norm, kernels
 needs_compiler = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("c++") is None, reason="there is no C++ compiler"
 )
-SOURCE = "extern \"C\" int answer() { return 42; }"
+SOURCE = 'extern "C" int answer() { return 42; }'
 PLANTED = """#include <cstdio>
 extern "C" int answer() { return 1; }
 __attribute__((constructor)) static void spring() { fclose(fopen("PLACE", "w")); }"""
