@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 import re
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromnoise import devices
+from fromnoise import devices, files
 from fromnoise.devices import DTYPES, convolution_rates, resolve_device, rows_at_a_time, training_dtype
 from fromnoise.errors import UserError
 from fromnoise.nn.unet import UNetConfig
@@ -50,10 +51,21 @@ def test_a_damaged_record_is_replaced(measured, tmp_path, damaged):
     assert json.loads(kept.read_text()) == RATES
 
 
-def test_without_a_cache_it_is_measured_each_time(measured, tmp_path):
+def test_without_a_cache_it_is_measured_by_each_process(measured, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert convolution_rates() == convolution_rates() == RATES
-    assert len(measured) == 4
+    for processes in (1, 2):
+        files._temporary_cache.cache_clear()
+        assert convolution_rates() == convolution_rates() == RATES
+        assert len(measured) == 2 * processes
+
+
+def test_compiled_code_is_kept_where_nobody_else_can_put_any(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # is put back afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert devices.compiler_works(torch.device("cpu"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "fromnoise" / "torchinductor")
 
 
 @pytest.mark.parametrize(("bf16", "expected"), [(200.0, "fp32"), (400.0, "bf16")])

@@ -1,9 +1,16 @@
 """Files that are written whole or not at all."""
 
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 
 from fromnoise.errors import UserError
-from fromnoise.files import atomic_write, remove_partial
+from fromnoise.files import atomic_write, check_writable, remove_partial
 
 
 def listing(folder):
@@ -50,3 +57,109 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / "kept").touch()
     remove_partial(tmp_path)
     assert listing(tmp_path) == ["below", "kept"]
+
+
+def write(path, text="new"):
+    with atomic_write(path) as partial:
+        partial.write_text(text)
+
+
+def test_two_processes_of_one_number_do_not_meet(tmp_path, monkeypatch):
+    """In two containers both may be number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    path = tmp_path / "a.png"
+    with atomic_write(path) as one, atomic_write(path) as another:
+        assert one.parent != another.parent
+        assert one.parent.stat().st_mode & 0o777 == 0o700
+        one.write_text("one")
+        another.write_text("another")
+    assert path.read_text() == "one"
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for name, target in {"link": "file", "dangling": "new/file", "again": "link"}.items():
+        (tmp_path / name).symlink_to(target)
+        write(tmp_path / name, name)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_text() == name
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to-folder").symlink_to("folder")
+    for name in ("loop", "to-folder", "folder", "x" * 300, ".."):
+        with pytest.raises(UserError, match="^cannot write"):
+            write(tmp_path / name)
+    assert not [path for path in listing(tmp_path) if ".partial" in path]
+
+
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "folder"
+
+    def write():
+        with atomic_write(path) as partial:
+            partial.mkdir()
+            path.mkdir()
+            (path / "theirs").touch()
+
+    with pytest.raises(UserError, match="^cannot write .*folder: Directory not empty"):
+        write()
+    assert listing(tmp_path) == ["folder", "folder/theirs"]
+
+
+def test_a_pipe_gets_the_bytes(tmp_path):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="^cannot write .*pipe: "):
+        write(pipe)  # that nobody reads
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reading, True)
+    reader = threading.Thread(target=lambda: got.append(os.read(reading, 100)))
+    write(pipe, "x" * 10)
+    reader.start()
+    reader.join(10)
+    assert got == [b"x" * 10]
+    os.close(reading)
+    assert pipe.is_fifo()
+    assert listing(tmp_path) == ["pipe"]
+
+
+def test_devices(tmp_path):
+    check_writable(Path("/dev/null"), "--json")
+    write(Path("/dev/null"))
+    with pytest.raises(UserError, match="^cannot write /dev/full: No space left on device"):
+        write(Path("/dev/full"))
+    (tmp_path / "link").symlink_to("/dev/null")
+    write(tmp_path / "link")
+    assert not Path("/dev/null").is_file() and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "out.txt", "/proc/self/fd/1"])
+@pytest.mark.parametrize("to", ["file", "pipe"])
+def test_standard_output_keeps_what_is_printed(name, to, tmp_path):
+    if (name, to) == ("out.txt", "pipe"):
+        pytest.skip("that is a file beside the pipe")
+    code = f"""
+from pathlib import Path
+from fromnoise.files import atomic_write
+print("before")
+with atomic_write(Path({name!r})) as partial:
+    partial.write_text("between\\n")
+print("after")
+"""
+    with (tmp_path / "out.txt").open("wb") as file:
+        output = file if to == "file" else subprocess.PIPE
+        result = subprocess.run([sys.executable, "-c", code], stdout=output, cwd=tmp_path, timeout=60, check=True)
+    text = (tmp_path / "out.txt").read_bytes() if to == "file" else result.stdout
+    assert text == b"before\nbetween\nafter\n"
+
+
+def test_a_disk_is_no_place_for_a_file():
+    disks = [Path(f"/dev/{entry.name}") for entry in Path("/sys/class/block").glob("*")]
+    there = []
+    for disk in disks:
+        with suppress(OSError):
+            there += [disk] if disk.is_block_device() else []
+    if not there:
+        pytest.skip("there is no disk")
+    with pytest.raises(UserError, match="it is a disk"):
+        check_writable(there[0], "--json")

@@ -153,23 +153,63 @@ def test_figures_come_from_the_files(folder):
     assert "93.75% | 0.9375" in readme.read_text()
 
 
+def spoil_all(folder, name, *keys):
+    """Puts a word where a record has something else."""
+    content = json.loads((folder / f"{name}.json").read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = "nonsense"
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
         (lambda folder: (folder / "b.json").unlink(), "b.json is missing: fromnoise results --remeasure --only b"),
         (lambda folder: (folder / "b.json").write_text("{"), "b.json is damaged"),
+        (lambda folder: (folder / "b.json").write_text("[" * 100_000), "b.json is damaged"),
+        (lambda folder: (folder / "b.json").write_bytes(b"\xff"), "b.json is damaged"),
+        (
+            lambda folder: (folder / "ancestral.json").write_text("{}"),
+            "ancestral.json is damaged .*: fromnoise ",
+        ),
+        (lambda folder: spoil_all(folder, "heun-6", "metrics"), "heun-6.json is damaged"),
+        (lambda folder: spoil_all(folder, "a-nll", "metrics", "ode", "details"), "a-nll.json is damaged"),
+        (lambda folder: spoil_all(folder, "a", "reference", "size"), "a.json is damaged"),
+        (lambda folder: spoil_all(folder, "default", "n"), "default.json is damaged"),
         (lambda folder: (folder.parent / "README.md").write_text("# Title"), "has no place for the results"),
-        (lambda folder: (folder.parent / "README.md").unlink(), "cannot read"),
+        (lambda folder: (folder.parent / "README.md").unlink(), "README.md is missing"),
+        (lambda folder: (folder.parent / "README.md").write_bytes(b"\xff"), "cannot read .*README.md"),
     ],
 )
 def test_what_is_missing_is_said_and_nothing_is_lost(folder, spoil, complaint):
     plan, readme = results.load_plan(folder), folder.parent / "README.md"
     results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
     spoil(folder)
-    before = readme.read_text() if readme.exists() else None
+    before = readme.read_bytes() if readme.exists() else None
     with pytest.raises(UserError, match=complaint):
         results.rewrite(plan, folder, readme)
-    assert before == (readme.read_text() if readme.exists() else None)
+    assert before == (readme.read_bytes() if readme.exists() else None)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "named"),
+    [
+        ('a = "one --n 10000"', 'a = "one \'"', "No closing quotation"),
+        ('a = "one --n 10000"', '"../a" = "one"', "models.../a"),
+        ("[likelihood]", "[nonsense]", "likelihood|nonsense"),
+        ('ancestral = "one --n 5000 --steps 250"', "", "few_steps"),
+        ("steps = [6, 12]", "steps = []", "curve.steps"),
+        ('fid = "3.17"', "fid = 3.17", "published.0.fid"),
+        ("[models]", "[models", "not valid TOML"),
+    ],
+)
+def test_a_damaged_plan_is_named(folder, was, becomes, named):
+    assert was in PLAN
+    (folder / "plan.toml").write_text(PLAN.replace(was, becomes))
+    with pytest.raises(UserError, match=f"plan.toml.*({named})"):
+        results.load_plan(folder)
 
 
 def test_the_command_elsewhere(tmp_path, monkeypatch, capsys):

@@ -4,10 +4,10 @@ Torch and all that is heavy is imported inside the functions, so that ``--help``
 """
 
 import dataclasses
+import mimetypes
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ import tyro
 
 from fromnoise import __version__
 from fromnoise.errors import UserError
+from fromnoise.files import atomic_write, check_writable
 from fromnoise.parsing import parse
 from fromnoise.sampling.request import Request, unset
+from fromnoise.terminal import explained, outlets, say
 from fromnoise.train.config import (
     DataConfig,
     DiffusionConfig,
@@ -160,9 +162,9 @@ def sample(arguments: Sequence[str]) -> None:
     planned = plan(model, options.request)
     with tqdm(total=planned.n * planned.evaluations, unit="evaluation", leave=False, disable=None) as bar:
         images = draw(planned, progress=bar.update)
-    if out.suffix == ".png":
+    if (suffix := out.suffix.lower()) == ".png":
         save_grid(out, images, len(options.request.classes or model.conditioner.names) or 8)
-    elif out.suffix == ".npz":
+    elif suffix == ".npz":
         save_array(out, images, planned.wishes)
     else:
         save_folder(out, images, planned.wishes)
@@ -174,14 +176,13 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.json is not None:
         if options.json.is_dir():
             raise UserError(f"--json {options.json} is a folder: give a file")
-        _check_writable("--json", options.json)
+        check_writable(options.json, "--json")
     import json
 
     from tqdm import tqdm
 
     from fromnoise.evaluate.reference import reference_of
     from fromnoise.evaluate.report import prepare
-    from fromnoise.files import atomic_write
     from fromnoise.models import open_model
 
     model = open_model(options.model, options.revision)
@@ -247,30 +248,34 @@ COMMANDS = {"models": models, "sample": sample, "train": train, "evaluate": eval
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, or 2 after a mistake of the user's, told in one line."""
-    try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+    with outlets() as output:
+        try:
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        except KeyboardInterrupt:
+            print("\nfromnoise: interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if (line := explained(error)) is None:
+                raise
+            say(line)
+            return 2
+        output.flush()
+        if output.was_cut:
+            say(f"what was printed is lost, what was written is there: {output.problem}")
+            return 2
         return status
-    except UserError as error:
-        print(f"fromnoise: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nfromnoise: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # head or less has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(OVERVIEW, end="")
+        print(OVERVIEW, end="", file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     if words[0] == "--version":
         print(f"fromnoise {__version__}")
         return 0
     if words[0] not in COMMANDS:
         raise UserError(f"unknown command {words[0]!r}: there are {', '.join(COMMANDS)}")
+    os.getcwd()  # where the folder is gone that this runs in, libraries fail in their own ways
     try:
         COMMANDS[words[0]](words[1:])
     except SystemExit as stop:  # --help
@@ -279,20 +284,15 @@ def _run(words: list[str]) -> int:
 
 
 def _check_out(out: Path) -> None:
-    """Refuses an ``--out`` that could not be written, before any work is done."""
-    if out.suffix not in (".png", ".npz", ""):
+    """Refuses an ``--out`` that could not be written, before any work is done. Any ending of no known kind of file, as
+    in ``run.v1``, is a folder's.
+    """
+    file = out.suffix.lower() in (".png", ".npz")
+    known = mimetypes.MimeTypes()  # without what a system adds, such as .1 for pages of manuals
+    if not file and (out.suffix.lower() == ".npy" or any(known.guess_type(out.name))):
         raise UserError(f"--out ends in {out.suffix}: give FILE.png (a grid), FILE.npz (arrays) or a folder")
-    if not out.suffix and out.exists():
+    if not file and (out.exists() or out.is_symlink()):
         raise UserError(f"--out {out} exists already: give a new folder")
-    if out.suffix and out.is_dir():
+    if file and out.is_dir():
         raise UserError(f"--out {out} is a folder: give a file, or a new folder without an ending")
-    _check_writable("--out", out)
-
-
-def _check_writable(option: str, path: Path) -> None:
-    """Refuses a place that cannot be written, before any work is done."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        raise UserError(f"{option} {path} cannot be written: {parent}: {error.strerror}") from None
+    check_writable(out, "--out")

@@ -5,8 +5,10 @@ stand where a float is wanted: true is not 1, and 1.0 is not a whole number. No 
 """
 
 import json
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,6 +29,24 @@ Count = Annotated[int, Gt(0)]
 Counts = Annotated[tuple[Count, ...], MinLen(1)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A limit of a text: what it is made of, as a pattern and in words."""
+
+    pattern: str
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def check(text: str) -> str:
+            if not re.fullmatch(self.pattern, text):
+                raise PydanticCustomError("made", "Input should be {words}", {"words": self.words})
+            return text
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
 
 
 def load(path: Path) -> dict[str, Any]:

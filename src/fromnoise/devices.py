@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import platform
 import time
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fromnoise.errors import UserError
-from fromnoise.files import atomic_write, cache_folder
+from fromnoise.files import atomic_write, cache_file, cache_folder, read_bytes
 from fromnoise.nn.layers import Conv2d
 from fromnoise.nn.unet import UNetConfig
 
@@ -66,15 +67,13 @@ def convolution_rates() -> dict[str, float]:
     number of threads and this version of torch.
     """
     here = (_processor(), sorted(torch.cpu.get_capabilities().items()), torch.get_num_threads(), torch.__version__)
-    kept = cache_folder() / f"convolution-{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
-    try:
-        rates = {name: float(rate) for name, rate in json.loads(kept.read_text()).items()}
+    kept = f"convolution-{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
+    with suppress(UserError, ValueError, TypeError, AttributeError):  # not measured yet, or damaged
+        rates = {name: float(rate) for name, rate in json.loads(read_bytes(cache_file(kept), 200)).items()}
         if rates.keys() == DTYPES.keys() and all(0 < rate < math.inf for rate in rates.values()):
             return rates
-    except (OSError, ValueError, TypeError, AttributeError):
-        pass  # not measured yet, or damaged
     rates = {name: _convolution_rate(dtype) for name, dtype in DTYPES.items()}
-    with suppress(UserError), atomic_write(kept) as partial:
+    with suppress(UserError), atomic_write(cache_file(kept)) as partial:
         partial.write_text(json.dumps(rates))
     return rates
 
@@ -106,8 +105,12 @@ def _convolution_rate(dtype: torch.dtype) -> float:
 
 
 def compiler_works(device: torch.device) -> bool:
-    """Whether torch.compile can build code for the device here."""
+    """Whether torch.compile can build code for the device here. It keeps that in the user's cache from now on.
+
+    Its own choice is a folder for temporary files of a name that others can foretell, and fill.
+    """
     try:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
         torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
     except Exception:  # whatever it is that is missing, the answer is no
         return False

@@ -2,13 +2,18 @@
 
 import contextlib
 import io
+import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
 
 from fromnoise.errors import UserError
+
+LEAST, WIDE = 40, 10_000
+"""columns: what help takes, which in fewer never ends, and what keeps a complaint from being broken into lines"""
 
 
 def parse(options: type[Any], name: str, arguments: Sequence[str], default: Any = None) -> Any:
@@ -24,14 +29,28 @@ def parse(options: type[Any], name: str, arguments: Sequence[str], default: Any 
     """
     settings = {} if default is None else {"default": default}
     box = io.StringIO()
+    columns = max(LEAST, shutil.get_terminal_size()[0]) if {"-h", "--help"} & set(arguments) else WIDE
     try:
-        with contextlib.redirect_stderr(box):
+        with contextlib.redirect_stderr(box), _columns(columns):
             config = (tyro.conf.DisallowNone,)
             return tyro.cli(options, prog=f"fromnoise {name}", args=list(arguments), config=config, **settings)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
         raise UserError(f"{_complaint(box.getvalue())}; fromnoise {name.split()[0]} --help tells the options") from None
+
+
+@contextlib.contextmanager
+def _columns(number: int) -> Iterator[None]:
+    """A terminal of this width."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(number)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _complaint(box: str) -> str:

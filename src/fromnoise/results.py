@@ -4,16 +4,17 @@ A folder holds ``plan.toml``, which says what is measured, and a JSON file for e
 --json`` writes it, with the command that made it. No figure of ours is typed.
 """
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fromnoise.configs import load, read
+from annotated_types import MaxLen, MinLen
+
+from fromnoise.configs import MAX_BYTES, Count, Made, load, read
 from fromnoise.errors import UserError
-from fromnoise.files import atomic_write
+from fromnoise.files import atomic_write, read_bytes
 
 BEGIN, END = "<!-- results: written by fromnoise results -->", "<!-- end of results -->"
 PLOT, FARTHEST, LEAST_READ = "quality.png", 4, 95
@@ -22,13 +23,16 @@ DONE = ".remeasured"
 """names of the measurements that an unfinished remeasuring has made already"""
 
 
+Name = Annotated[str, Made(r"\w[\w.-]*", "the name of a file, without its ending")]
+
+
 @dataclass(frozen=True)
 class Curve:
     """Quality by the number of steps: the same options for each sampler and number."""
 
     options: str
-    samplers: list[str]
-    steps: list[int]
+    samplers: Annotated[list[str], MinLen(1)]
+    steps: Annotated[list[Count], MinLen(1)]
 
     def names(self, *samplers: str) -> list[str]:
         """Of the measurements of some samplers, or of all."""
@@ -36,15 +40,25 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What others report."""
+
+    model: str
+    fid: str
+    source: str
+    bits: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is measured: options of ``fromnoise evaluate`` by the name of each measurement."""
 
-    models: dict[str, str]
-    likelihood: dict[str, str]
-    few_steps: dict[str, str]
+    models: Annotated[dict[Name, str], MinLen(1)]
+    likelihood: dict[Name, str]
+    few_steps: Annotated[dict[Name, str], MinLen(2), MaxLen(2)]
     curve: Curve
-    optional: dict[str, str] = field(default_factory=dict)
-    published: list[dict[str, str]] = field(default_factory=list)
+    optional: dict[Name, str] = field(default_factory=dict)
+    published: list[Published] = field(default_factory=list)
 
     def measurements(self) -> dict[str, list[str]]:
         """The arguments of each measurement, quick ones and those that others wait for first."""
@@ -60,7 +74,12 @@ def load_plan(folder: Path) -> Plan:
     path = folder / "plan.toml"
     if not path.exists():
         raise UserError(f"{path} is missing: run this where fromnoise's README.md and results/ are")
-    return read(Plan, {key.replace("-", "_"): value for key, value in load(path).items()}, str(path))
+    plan = read(Plan, {key.replace("-", "_"): value for key, value in load(path).items()}, str(path))
+    try:
+        plan.measurements()
+    except ValueError as problem:  # quotes that are never closed
+        raise UserError(f"{path}: the options of a measurement cannot be read: {problem}") from None
+    return plan
 
 
 def remeasure(
@@ -85,7 +104,7 @@ def remeasure(
     if unknown := set(only) - set(measurements):
         raise UserError(f"no measurement {', '.join(sorted(unknown))} in the plan: there are {', '.join(measurements)}")
     note, missed = folder / DONE, []
-    done = note.read_text().split() if note.exists() and not only else []
+    done = read_bytes(note, MAX_BYTES).decode(errors="replace").split() if note.exists() and not only else []
     wanted = [name for name in only or measurements if name not in done]
     for place, name in enumerate(wanted, start=1):
         say(f"[{place} of {len(wanted)}] {name}")
@@ -113,9 +132,9 @@ def rewrite(plan: Plan, folder: Path, readme: Path) -> None:
     """
     measured = _read(plan, folder)
     try:
-        text = readme.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {readme}: {error.strerror}") from None
+        text = read_bytes(readme, MAX_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {readme}: {error}") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -131,14 +150,34 @@ def _read(plan: Plan, folder: Path) -> dict[str, Any]:
     measured = {}
     for name in plan.measurements():
         path = folder / f"{name}.json"
+        again = f"fromnoise results --remeasure --only {name} makes it"
+        if not path.exists():
+            if name in plan.optional:
+                continue
+            raise UserError(f"{path} is missing: {again}")
         try:
-            measured[name] = json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            if name not in plan.optional:
-                raise UserError(f"{path} is missing: fromnoise results --remeasure --only {name} makes it") from None
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): --remeasure --only {name} makes it again") from None
+            measured[name] = load(path)
+            _check(plan, name, measured[name])
+        except (UserError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {again} again") from None
     return measured
+
+
+def _check(plan: Plan, name: str, record: dict[str, Any]) -> None:
+    """Fails in some way where a value is missing that is shown, or is of another kind."""
+    f"{record['model']:s} {record['command']:s} {record['n']:,} {record['evaluations']:d}"
+    if name in plan.likelihood:
+        _bits(record["metrics"])
+    elif name in plan.optional:
+        _fid_row(record)
+    elif name in plan.models:
+        f"{record['reference']['name']:s} {record['reference']['size']:,} {record['reference']['split']:s}"
+        _model_row(record, {})
+    elif name in plan.few_steps:
+        f"{_with_halves(record, 'fd', '.4f')} {_with_halves(record, 'accuracy', '.2%')}"
+    else:
+        fd, accuracy = (record["metrics"][metric] for metric in ("fd", "accuracy"))
+        f"{fd['value']:f} {fd['details']['real']['value']:f} {accuracy['value']:f}"
 
 
 def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
@@ -151,7 +190,7 @@ def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     first, curve = measured[next(iter(plan.models))], measured[next(iter(plan.curve.names()))]
     real = first["reference"]
     default, ancestral = (measured[name] for name in plan.few_steps)
-    published = [[row["model"], row["fid"], row.get("bits", ""), row["source"]] for row in plan.published]
+    published = [[row.model, row.fid, row.bits, row.source] for row in plan.published]
     named = (*plan.models, *plan.likelihood, *plan.few_steps)
     parts = [
         f"""Measured with {first["n"]:,} images each, against {real["size"]:,} {real["split"]} images of {real["name"]}.
@@ -193,11 +232,12 @@ def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
         f"{fd['value']:.4f}",
         f"{fd['details']['ratio']:.2f}" + (f" ({fd['value'] / of_classes:.2f})" if of_classes else ""),
         *(f"{metrics[name]['value']:.3f}" for name in ("precision", "recall")),
-        *(
-            f"{nll[name]['value']:.2f} ± {nll[name]['details']['standard_error']:.2f}" if nll else ""
-            for name in ("ode", "vlb")
-        ),
+        *(_bits(nll) if nll else ["", ""]),
     ]
+
+
+def _bits(nll: dict[str, Any]) -> list[str]:
+    return [f"{nll[name]['value']:.2f} ± {nll[name]['details']['standard_error']:.2f}" for name in ("ode", "vlb")]
 
 
 def _fid_row(record: dict[str, Any]) -> list[str]:

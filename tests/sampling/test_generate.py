@@ -242,7 +242,7 @@ def test_images_that_are_not_numbers_are_refused(unconditional):
     model = open_model(unconditional)
     with torch.no_grad():
         model.unet.conv_out.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="^the images are not numbers: "):
+    with pytest.raises(UserError, match="^the images are not finite: "):
         generate(model, Request(n=1, steps=2, device="cpu"))
 
 

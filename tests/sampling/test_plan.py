@@ -131,10 +131,12 @@ def test_guidance_needs_something_to_lead_away_from(unconditional, without_null_
     [
         ({"n": 0}, "n must be at least 1, not 0"),
         ({"batch_size": 0}, "batch-size must be at least 1, not 0"),
+        ({"n": 10**12}, "n must be at most 1000000, not 1000000000000"),
+        ({"guidance": 1e308}, "guidance must be between -1000 and 1000, not 1e.308"),
         ({"seed": 2**63}, "seed must be below 2.63"),
         ({"steps": 21}, "steps must be between 1 and 20, .*, not 21"),
         ({"eta": float("nan")}, "eta must be between 0 and 1, not nan"),
-        ({"guidance": float("-inf")}, "guidance must be a finite number, not -inf"),
+        ({"guidance": float("-inf")}, "guidance must be between -1000 and 1000, not -inf"),
         ({"classes": (0, 3)}, "there is no class 3: this model knows 0 to 2"),
         ({"guidance_rescale": float("nan")}, "guidance-rescale must be between 0 and 1, not nan"),
         ({"guidance_interval": (0.0, float("nan"))}, "guidance-interval takes two noise levels, .*, not 0.0 nan"),

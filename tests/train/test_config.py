@@ -7,7 +7,15 @@ import pytest
 
 from fromnoise.errors import UserError
 from fromnoise.nn.unet import UNet
-from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, parse_config, preset_names
+from fromnoise.train.config import (
+    PRESETS,
+    TrainingConfig,
+    changes,
+    dump_config,
+    load_config,
+    parse_config,
+    preset_names,
+)
 from fromnoise.train.run import command
 from fromnoise.train.tasks.denoising import scheduler_config, unet_config
 
@@ -22,6 +30,7 @@ def test_the_presets_are_those_promised():
 def test_preset(name):
     config = load_config(name)
     config.validate()
+    assert repr(config) == repr(load_config(str(PRESETS / f"{name}.toml"))), "unchecked, it is what a file is read as"
     assert config.name == name
     assert config.description
     assert config.data.licence
@@ -127,3 +136,10 @@ def test_a_preset_has_the_sections_of_its_task():
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match=r"^mine.toml: task: "):
         parse_config('task = "dreaming"', "mine.toml")
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "../../x", "/absolute", "a/b", "a\\b", "a\x07", "a\n", "a" * 61])
+def test_a_name_stays_in_its_folder(name):
+    with pytest.raises(UserError, match="name: .* is not supported: it should be letters, digits, dots, dashes"):
+        dataclasses.replace(TrainingConfig(), name=name).validate()
+    dataclasses.replace(TrainingConfig(), name="my_run-2.ü").validate()

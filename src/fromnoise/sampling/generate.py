@@ -18,7 +18,7 @@ def generate(model: Model, request: Request) -> Tensor:
     """Draws the images of a request, uint8 ``(n, C, H, W)``.
 
     Raises:
-        UserError: the request does not fit the model.
+        UserError: the request does not fit the model, or what it draws is not finite.
     """
     return draw(plan(model, request))
 
@@ -34,7 +34,7 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
         progress: called with the number of evaluations of the network just begun, of ``n * plan.evaluations``.
 
     Raises:
-        UserError: the images are not finite.
+        UserError: what is drawn is not finite.
     """
     model, request, sampler, denoise = plan.model, plan.request, plan.sampler, plan.denoiser(progress)
     distinct = list(dict.fromkeys(plan.wishes))
@@ -47,9 +47,7 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
         condition = {name: value[rows[indices]].to(plan.device) for name, value in encoded.items()}
         x = noise_like(torch.empty(len(indices), *model.space.shape, device=plan.device), generators)
         x = final(sampler(denoise, x, plan.times, generators, **condition))  # (B, C, H, W)
-        if not bool(x.isfinite().all()):
-            raise UserError(
-                "the images are not numbers: the weights or the guidance are too large, or the file is damaged"
-            )
+        if not x.isfinite().all():
+            raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")
         batches.append(to_pixels(model.space.decode(x)).cpu())
     return torch.cat(batches)

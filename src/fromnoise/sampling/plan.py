@@ -16,7 +16,7 @@ from fromnoise.diffusion.samplers import Moment, Spacing, Variance, sampling_tim
 from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
 from fromnoise.models.conditioning import Wish
-from fromnoise.sampling.request import Request
+from fromnoise.sampling.request import MOST_GUIDANCE, MOST_IMAGES, Request
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,10 @@ def _check_values(request: Request) -> None:
     for name, there in choices.items():
         if (value := getattr(request, name)) is not None and value not in there:
             raise UserError(f"unknown {name} {value!r}: there are {', '.join(there)}")
-    for name, least in (("n", 1), ("batch_size", 1), ("seed", 0)):
-        if (value := getattr(request, name)) is not None and value < least:
-            raise UserError(f"{name.replace('_', '-')} must be at least {least}, not {value}")
+    for name, least, most in (("n", 1, MOST_IMAGES), ("batch_size", 1, MOST_IMAGES), ("seed", 0, math.inf)):
+        if (value := getattr(request, name)) is not None and not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise UserError(f"{name.replace('_', '-')} must be {bound}, not {value}")
     for name in ("eta", "guidance_rescale"):
         if not 0 <= getattr(request, name) <= 1:
             raise UserError(f"{name.replace('_', '-')} must be between 0 and 1, not {getattr(request, name)}")
@@ -180,8 +181,8 @@ def _check_values(request: Request) -> None:
         for name in sampler.options:
             if getattr(request, name) and name not in SAMPLERS[request.sampler].options:
                 raise UserError(f"{name} belongs to the {owner} sampler; {request.sampler} has none")
-    if not math.isfinite(request.guidance):
-        raise UserError(f"guidance must be a finite number, not {request.guidance}")
+    if not abs(request.guidance) <= MOST_GUIDANCE:
+        raise UserError(f"guidance must be between -{MOST_GUIDANCE} and {MOST_GUIDANCE}, not {request.guidance}")
     low, high = request.guidance_interval or (0, 1)
     if not 0 <= low < high:
         raise UserError(f"guidance-interval takes two noise levels, the lower first, not {low} {high}")

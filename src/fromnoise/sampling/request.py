@@ -7,6 +7,9 @@ import tyro
 
 from fromnoise.errors import UserError
 
+MOST_IMAGES = 1_000_000  # of one request, or at a time
+MOST_GUIDANCE = 1000  # beyond it there is nothing but rounding
+
 
 def unset(metavar: str, default: str) -> Any:
     """How ``--help`` shows an option that may be left out: what it takes, and what happens without it."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from annotated_types import Ge, Lt, MinLen
 
-from fromnoise.configs import Count, Counts, Fraction, Positive, load, parse, read
+from fromnoise.configs import Count, Counts, Fraction, Made, Positive, load, parse, read
 from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
 
@@ -129,8 +129,8 @@ class LoopConfig:
 class TrainingConfig:
     """A preset: everything that decides what a training run produces."""
 
-    name: str = "model"
-    """of the model"""
+    name: Annotated[str, Made(r"\w[\w.-]{0,59}", "letters, digits, dots, dashes and underscores, at most 60")] = "model"
+    """of the model, and of its folder in ``runs``"""
     description: str = ""
     """one line, for the model card"""
     task: Literal["denoising", "classifier"] = "denoising"
@@ -193,10 +193,20 @@ def load_config(preset: str) -> TrainingConfig:
     Raises:
         UserError: there is none, or it is not valid; names the key.
     """
-    path = PRESETS / f"{preset}.toml" if preset in preset_names() else Path(preset)
+    if preset in preset_names():
+        return _shipped(load(PRESETS / f"{preset}.toml"))
+    path = Path(preset)
     if path.suffix != ".toml":
         raise UserError(f"unknown preset {preset!r}: there are {', '.join(preset_names())}; or give a .toml file")
     return read(TrainingConfig, load(path), str(path))
+
+
+def _shipped(values: dict[str, Any]) -> TrainingConfig:
+    """A preset of the package as it stands: tests have checked it, and what checks takes long to import for a help."""
+    for section in ("data", "network", "diffusion", "train"):
+        kind, table = type(getattr(TrainingConfig(), section)), values.get(section, {})
+        values[section] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
+    return TrainingConfig(**values)
 
 
 def parse_config(text: str, origin: str) -> TrainingConfig:
