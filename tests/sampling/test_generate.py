@@ -263,3 +263,11 @@ def test_the_network_is_not_copied_where_it_can_stay(conditional, monkeypatch):
     assert copied == []
     generate(model, Request(n=1, steps=1, dtype="bf16"))
     assert copied == [model.unet]
+
+
+def test_what_is_not_finite_is_no_image(unconditional):
+    model = open_model(unconditional)
+    for parameter in model.unet.parameters():
+        parameter.data.fill_(1e30)
+    with pytest.raises(UserError, match="the images are not finite: lower --guidance, keep them in range by --clip"):
+        generate(model, Request(n=1, steps=2, clip=False))
