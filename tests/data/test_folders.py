@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fromnoise.data import table
+from fromnoise import terminal
 from fromnoise.data.images import load_images
 from fromnoise.data.listing import list_files
 from fromnoise.data.table import SPLITS
@@ -28,7 +28,7 @@ from fromnoise.errors import UserError
 @pytest.fixture(autouse=True)
 def own_notes(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    table.note.cache_clear()
+    terminal.warn.cache_clear()
 
 
 def png(value, size=(4, 4), mode="L"):

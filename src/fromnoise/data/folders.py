@@ -12,8 +12,9 @@ from typing import Any
 from fromnoise.data.arrow import read_parquet, read_saved
 from fromnoise.data.listing import Configurations, list_files
 from fromnoise.data.official import read_cifar, read_idx
-from fromnoise.data.table import SPLITS, Column, File, Splits, Table, note
+from fromnoise.data.table import SPLITS, Column, File, Splits, Table
 from fromnoise.errors import UserError
+from fromnoise.terminal import warn
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
@@ -46,7 +47,7 @@ def read_folder(folder: Path) -> Configurations:
     if not found:
         raise UserError(f"{folder} holds no image{f', but {names[0]}' if names else ''}: it may hold {MAY_HOLD}")
     if names:
-        note(f"{folder}: not read: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}")
+        warn(f"{folder}: not read: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}")
     return found
 
 
@@ -93,7 +94,7 @@ def _assigned(images: Sequence[File]) -> list[tuple[str, tuple[str, ...], File]]
     others = [name for name in folders if name not in splits]
     if splits and others and not {"train"} < set(splits.values()):
         place = images[0].path.parents[len(images[0].parts) - 1 - depth]
-        note(f"{place}: {', '.join(splits)} is taken for a class, not for a split, as {others[0]} lies beside it")
+        warn(f"{place}: {', '.join(splits)} is taken for a class, not for a split, as {others[0]} lies beside it")
         splits, others = {}, []
     if not splits:
         return [("train", file.parts[depth:], file) for file in images]

@@ -21,8 +21,9 @@ from fromnoise.data.arrow import read_hub
 from fromnoise.data.decoding import MODES, Decoded, Resize, colour, decode, own_limits
 from fromnoise.data.folders import MAY_HOLD, read_folder
 from fromnoise.data.official import table_of_arrays
-from fromnoise.data.table import SPLITS, Column, File, Splits, Table, note
+from fromnoise.data.table import SPLITS, Column, File, Splits, Table
 from fromnoise.errors import UserError
+from fromnoise.terminal import warn
 
 MAX_GIB = 8  # more decoded images than this are refused
 HELD_OUT_SPLITS = ("test", "validation", "valid", "val")  # the names under which datasets keep what is not trained on
@@ -118,7 +119,7 @@ def load_images(
     stored, rows = _choose_rows(source, split, {name: table.rows for name, table in splits.items()})
     others = set(splits) - {stored, "train", next((name for name in HELD_OUT_SPLITS if name in splits), stored)}
     if others:
-        note(f"{source}: not read: split {', '.join(sorted(others))}")
+        warn(f"{source}: not read: split {', '.join(sorted(others))}")
     table = splits[stored]
     column = _image_column(source, table.columns, image_column)
     labels, class_names = None, None
@@ -130,7 +131,7 @@ def load_images(
     places = ((f"{source}, {stored} row {row}", cell) for row, cell in _at(rows, table.values(column)))
     pixels, done = _pixels(source, places, (len(rows), channels, size, size), fit)
     if changes := _changes(done, len(rows), size, background):
-        note(f"{source}, {split}: {changes}")
+        warn(f"{source}, {split}: {changes}")
     return Images(pixels, labels, class_names, changes)
 
 

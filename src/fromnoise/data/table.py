@@ -1,11 +1,7 @@
 """A dataset as it is stored: columns that are read value by value, so that memory holds only what is kept."""
 
-import os
-import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,11 +60,3 @@ def source_name(source: str) -> str:
     path = Path(source).expanduser()
     local = source not in ("", "digits") and (path.is_absolute() or path.exists())
     return path.resolve().name if local else source
-
-
-@cache
-def note(text: str) -> None:
-    """Says on stderr what the user should know and need not change: each text once, by one of several processes."""
-    if os.environ.get("RANK", "0") == "0":
-        with suppress(OSError, ValueError):  # nobody listens
-            print("fromnoise: " + "".join(c if c.isprintable() else "?" for c in text), file=sys.stderr)

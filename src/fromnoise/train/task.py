@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.data.images import Images, load_images
-from fromnoise.data.table import note
+from fromnoise.terminal import warn
 from fromnoise.train.config import DataConfig
 
 Batch = dict[str, Tensor]  # what a loss is computed from, by name, each tensor with the batch first
@@ -52,7 +52,7 @@ def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Ima
         missing = [name for number, name in enumerate(train.class_names) if number not in there]
         if missing:
             more = f", and {len(missing) - 1} more classes have none" if missing[1:] else ""
-            note(f"{source}: class {missing[0]} has no image to train on{more}")
+            warn(f"{source}: class {missing[0]} has no image to train on{more}")
     return train, test
 
 
