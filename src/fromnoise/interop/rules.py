@@ -8,11 +8,16 @@ network that opens here computes what diffusers computes.
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from fromnoise.configs import read
 
 T = TypeVar("T")
 
 DIFFUSERS_VERSION = "0.42.1"  # the release whose files these are
+
+LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""parts of the names of attention's weights as older releases of diffusers wrote them, and as they are today"""
 
 
 def read_public(kind: type[T], content: Mapping[str, Any], origin: str) -> T:
@@ -27,3 +32,14 @@ def read_public(kind: type[T], content: Mapping[str, Any], origin: str) -> T:
 def headed(class_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a file: these keys below the name of diffusers' class."""
     return {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION, **values}
+
+
+def renamed_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose attention blocks have the names of today, whatever release of diffusers it is from."""
+
+    def modern(key: str) -> str:
+        for legacy, name in LEGACY_NAMES.items():
+            key = key.replace(legacy, name)
+        return key
+
+    return {modern(key): tensor for key, tensor in state.items()}

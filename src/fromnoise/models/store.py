@@ -18,7 +18,7 @@ from torch import Tensor
 from fromnoise.configs import load, refused
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
-from fromnoise.interop.rules import headed, read_public
+from fromnoise.interop.rules import headed, read_public, renamed_attention
 from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
 from fromnoise.interop.unet import unet_config_from_diffusers, unet_config_to_diffusers
 from fromnoise.models.conditioning import Classes
@@ -28,8 +28,6 @@ from fromnoise.nn.unet import UNet, UNetConfig
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""parts of state-dict names as older releases of diffusers wrote them, and as they are today"""
 
 
 @dataclass(frozen=True)
@@ -113,19 +111,13 @@ def _open_unet(config: UNetConfig, path: Path) -> UNet:
         state = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as problem:
         raise UserError(f"{path} is not a complete safetensors file: {problem}") from None
-    state = {_modern_name(key): tensor for key, tensor in state.items()}
+    state = renamed_attention(state)
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be read
         unet = UNet(config)
     _check_state(state, unet.state_dict(), path)
     unet.to_empty(device="cpu")
     unet.load_state_dict(state, strict=True)
     return unet.eval()
-
-
-def _modern_name(key: str) -> str:
-    for legacy, modern in LEGACY_NAMES.items():
-        key = key.replace(legacy, modern)
-    return key
 
 
 def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
