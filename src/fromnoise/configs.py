@@ -26,14 +26,14 @@ Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The content of a ``.toml`` file, or of a JSON file.
+def load(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The content of a ``.toml`` file, or of a JSON file, of at most ``limit`` bytes.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        text = read_bytes(path, MAX_BYTES).decode()
+        text = read_bytes(path, limit).decode()
     except UnicodeDecodeError as problem:
         raise UserError(f"cannot read {path}: {problem}") from None
     return parse(text, "TOML" if path.suffix == ".toml" else "JSON", str(path))
