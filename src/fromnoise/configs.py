@@ -49,14 +49,14 @@ class Made:
         return core_schema.no_info_after_validator_function(check, handler(source))
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The content of a ``.toml`` file, or of a JSON file.
+def load(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The content of a ``.toml`` file, or of a JSON file, of at most ``limit`` bytes.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
+        text = read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise UserError(f"cannot read {path}: {problem}") from None
     return parse(text, "TOML" if path.suffix == ".toml" else "JSON", str(path))

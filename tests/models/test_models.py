@@ -14,9 +14,9 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.errors import UserError
+from fromnoise.interop.rules import LEGACY_NAMES
 from fromnoise.models import Model, cached_models, hub, open_model, save_model, shipped_models
 from fromnoise.models.conditioning import Classes, Unconditional
-from fromnoise.models.store import LEGACY_NAMES
 from fromnoise.nn.unet import UNet, UNetConfig
 
 CONFIG = UNetConfig(sample_size=8, channels=(8, 8), attention_levels=(False, True), layers_per_block=1, norm_groups=4)

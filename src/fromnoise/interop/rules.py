@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 DIFFUSERS_VERSION = "0.42.1"  # the release whose files these are
 
+LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""parts of the names of attention's weights as older releases of diffusers wrote them, and as they are today"""
+
 
 def read_public(kind: type[T], content: Mapping[str, Any], origin: str) -> T:
     """The file's keys without the private ones, which begin with an underscore.
@@ -27,3 +30,10 @@ def read_public(kind: type[T], content: Mapping[str, Any], origin: str) -> T:
 def headed(class_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a file: these keys below the name of diffusers' class."""
     return {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION, **values}
+
+
+def modern_attention_name(key: str) -> str:
+    """The name that a weight has today, by the name that some release of diffusers gave it."""
+    for legacy, modern in LEGACY_NAMES.items():
+        key = key.replace(legacy, modern)
+    return key

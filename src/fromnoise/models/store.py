@@ -18,7 +18,7 @@ from torch import Tensor
 from fromnoise.configs import load, refused
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
-from fromnoise.interop.rules import headed, read_public
+from fromnoise.interop.rules import headed, modern_attention_name, read_public
 from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
 from fromnoise.interop.unet import unet_config_from_diffusers, unet_config_to_diffusers
 from fromnoise.models.conditioning import Classes
@@ -26,9 +26,6 @@ from fromnoise.models.layout import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS, fi
 from fromnoise.models.model import Model
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.tensors import read_tensors
-
-LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""parts of state-dict names as older releases of diffusers wrote them, and as they are today"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def _open_unet(config: UNetConfig, paths: list[Path]) -> UNet:
     state: dict[str, Tensor] = {}
     for path in paths:
         for key, tensor in read_tensors(path).items():
-            name = _modern_name(key)
+            name = modern_attention_name(key)
             if name in state:
                 raise UserError(f"{path}: the weights have {name} twice, in two files or by its old and its new name")
             state[name] = tensor
@@ -105,12 +102,6 @@ def _open_unet(config: UNetConfig, paths: list[Path]) -> UNet:
     unet.to_empty(device="cpu")
     unet.load_state_dict(state, strict=True)
     return unet.eval()
-
-
-def _modern_name(key: str) -> str:
-    for legacy, modern in LEGACY_NAMES.items():
-        key = key.replace(legacy, modern)
-    return key
 
 
 def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:

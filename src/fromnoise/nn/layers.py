@@ -93,26 +93,36 @@ class ResidualBlock(nn.Module):
 
     Shapes: ``(B, in_channels, H, W)`` and ``(B, time_dim)`` to ``(B, out_channels, H, W)``.
 
-    With ``scale_shift`` the time scales and shifts the second normalisation instead of being added.
+    With ``scale_shift`` the time scales and shifts the second normalisation instead of being added. A block whose
+    ``time_dim`` is None is called without a time, as in the autoencoder.
     Source: Ho et al. 2020, appendix B; scale and shift from Nichol and Dhariwal 2021 (arXiv 2102.09672).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, time_dim: int, *, groups: int, eps: float, scale_shift: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        time_dim: int | None = None,
+        *,
+        groups: int,
+        eps: float,
+        scale_shift: bool = False,
     ):
         super().__init__()
         self.scale_shift = scale_shift
         self.norm1 = GroupNorm(groups, in_channels, eps)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_dim, 2 * out_channels if scale_shift else out_channels)
+        if time_dim is not None:
+            self.time_emb_proj = nn.Linear(time_dim, 2 * out_channels if scale_shift else out_channels)
         self.norm2 = GroupNorm(groups, out_channels, eps)
         self.conv2 = zeroed(Conv2d(out_channels, out_channels, 3, padding=1))
         self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         h = self.conv1(self.norm1(x, silu=True))  # (B, C, H, W), C for out_channels
-        time = self.time_emb_proj(F.silu(time))  # (B, C), or (B, 2C) with scale_shift
-        if self.scale_shift:
+        if time is not None:
+            time = self.time_emb_proj(F.silu(time))  # (B, C), or (B, 2C) with scale_shift
+        if self.scale_shift and time is not None:
             scale, shift = time[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
             h = F.silu(self.norm2(h) * (1 + scale) + shift)
         else:

@@ -1,0 +1,152 @@
+"""CLIP's byte-pair tokeniser, from the files of transformers' ``CLIPTokenizer``: text to the ids of its tokens.
+
+A text is put into Unicode's composed form and lower case, and split into words, digits and runs of other signs. Each of
+these is a row of bytes, of which the byte-pair merges make as few tokens as they can.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
+from pydantic import StringConstraints
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+
+from fromnoise.configs import load, read
+from fromnoise.errors import UserError
+from fromnoise.files import read_bytes
+
+MAX_BYTES = 2**25  # of a vocabulary or its merges
+LENGTH = 77  # of a text, where the files do not say
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class SpecialToken:
+    """A token that is found in a text before it is split into words, and how: the fields of ``AddedToken``."""
+
+    content: str
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    single_word: bool = False
+    special: bool = True
+    id: int | None = None
+
+    def added(self) -> AddedToken:
+        flags = {key: value for key, value in vars(self).items() if key not in ("content", "id")}
+        return AddedToken(self.content, **flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFile:
+    """Keys of ``tokenizer_config.json`` and ``special_tokens_map.json``, with the defaults of ``CLIPTokenizer``.
+
+    transformers keeps there whatever a tokeniser was once called with, so keys that are not named here are left alone.
+    """
+
+    # what a Tokenizer is made of
+    bos_token: str | SpecialToken = "<|startoftext|>"
+    eos_token: str | SpecialToken = "<|endoftext|>"
+    unk_token: str | SpecialToken = "<|endoftext|>"
+    pad_token: str | SpecialToken = "<|endoftext|>"
+    added_tokens_decoder: dict[Annotated[str, StringConstraints(pattern="^[0-9]+$")], SpecialToken] | None = None
+    model_max_length: Annotated[float, Gt(2)] = LENGTH
+    # what must be as it is here
+    padding_side: Literal["right"] = "right"
+    truncation_side: Literal["right"] = "right"
+    split_special_tokens: Literal[False] = False
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids of a text, as many for each text, and the end of the text that did not fit: empty if all of it did."""
+
+    ids: tuple[int, ...]
+    cut: str
+
+
+class Tokenizer:
+    """Call it with a text for its `Tokens`: one that begins it, those of the text, one that ends it, and padding.
+
+    Attributes:
+        length: number of ids for each text.
+        bos, eos, pad: ids of the tokens that begin a text, end it, and fill up the rest.
+    """
+
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], file: TokenizerFile):
+        known = file.added_tokens_decoder or {}
+        added = [known[key] for key in sorted(known, key=int)]
+        by_content = {token.content: token for token in added}
+        strings = (file.bos_token, file.eos_token, file.unk_token, file.pad_token)
+        tokens = [SpecialToken(token) if isinstance(token, str) else token for token in strings]
+        bos, eos, unknown, pad = named = [by_content.get(token.content, token) for token in tokens]
+
+        self._backend = Backend(BPE(vocabulary, merges, unk_token=unknown.content, end_of_word_suffix="</w>"))
+        self._backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+        self._backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        self._backend.add_tokens([token.added() for token in (*added, *named)])
+        ids = self._backend.get_vocab()  # the added tokens among them
+        self.bos, self.eos, self.pad = ids[bos.content], ids[eos.content], ids[pad.content]
+        self.length = int(file.model_max_length) if file.model_max_length < 1e6 else LENGTH  # 1e30 stands for none
+
+    def __call__(self, text: str) -> Tokens:
+        try:
+            found = self._backend.encode(text, add_special_tokens=False)
+        except TypeError:  # half of a surrogate pair, which an argument that is not UTF-8 has
+            raise UserError(f"{ascii(text[:50])} is not valid text: it should be UTF-8") from None
+        room = self.length - 2
+        ids = (self.bos, *found.ids[:room], self.eos)
+        cut = text[found.offsets[room][0] :] if len(found.ids) > room else ""
+        return Tokens(ids + (self.pad,) * (self.length - len(ids)), cut)
+
+
+def read_tokenizer(directory: Path) -> Tokenizer:
+    """The tokeniser of a directory that holds ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        UserError: a file is missing or broken, or the tokeniser is another one.
+    """
+    config = _load_if_present(directory / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config |= _load_if_present(directory / "special_tokens_map.json")
+        if (path := directory / "added_tokens.json").exists():
+            raise UserError(f"{path}: tokens that were added to CLIP's are not supported")
+    path = directory / "tokenizer.json"
+    if path.exists():
+        match load(path, MAX_BYTES):
+            case {"model": {"end_of_word_suffix": "</w>", "vocab": dict(vocabulary), "merges": list(merges)}, **others}:
+                config.setdefault("added_tokens_decoder", dict(enumerate(others.get("added_tokens", ()))))
+            case _:
+                raise UserError(f"{path} is not CLIP's byte-pair tokeniser, whose words end in '</w>'")
+    elif (path := directory / "vocab.json").exists():
+        vocabulary = load(path, MAX_BYTES)
+        lines = read_bytes(directory / "merges.txt", MAX_BYTES).decode("utf-8", "replace").splitlines()
+        merges = [line for line in lines if line and not line.startswith("#version")]
+    else:
+        raise UserError(f"{directory} holds no tokeniser: neither tokenizer.json nor vocab.json and merges.txt")
+    file = read(TokenizerFile, _known_keys(config), str(directory / "tokenizer_config.json"))
+    try:
+        pairs: Any = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+        return Tokenizer(vocabulary, pairs, file)
+    except Exception as problem:  # the library raises no narrower one
+        raise UserError(
+            f"{path}: the vocabulary and its merges do not fit together: {problem}".splitlines()[0]
+        ) from None
+
+
+def _load_if_present(path: Path) -> dict[str, Any]:
+    return load(path) if path.exists() else {}
+
+
+def _known_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that `TokenizerFile` names, and of its tokens those but the ``__type`` that some releases wrote."""
+
+    def plain(value: Any) -> Any:
+        return {key: plain(v) for key, v in value.items() if key != "__type"} if isinstance(value, dict) else value
+
+    return {key: plain(value) for key, value in content.items() if key in TokenizerFile.__dataclass_fields__}
