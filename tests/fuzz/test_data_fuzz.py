@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fromnoise.data.images import load_images
+from fromnoise.terminal import warn
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +63,7 @@ def test_nothing_is_dropped_without_a_word(tmp_path: Path, capsys, tree, junk, l
         else:
             path.write_bytes(content)  # may take the place of a picture, which is broken then
     capsys.readouterr()
+    warn.cache_clear()
     splits = [
         attempt(lambda split=split: load_images(str(folder), split, channels=1, size=8, labelled=labelled))
         for split in ("train", "test")
