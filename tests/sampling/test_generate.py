@@ -238,14 +238,6 @@ def test_clip_sample_range(unconditional):
     assert images.max() <= 192
 
 
-def test_images_that_are_not_numbers_are_refused(unconditional):
-    model = open_model(unconditional)
-    with torch.no_grad():
-        model.unet.conv_out.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="^the images are not finite: "):
-        generate(model, Request(n=1, steps=2, device="cpu"))
-
-
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_model_and_the_random_state_stay_as_they_were(dtype, conditional):
     model = open_model(conditional)
