@@ -559,13 +559,13 @@ def test_a_place_that_is_lost_meanwhile(capsys, conditional, monkeypatch):
     assert Path("a.png").read_text() == "old"
 
 
-def test_interrupted(capsys, conditional, monkeypatch):
+def test_interrupted(capfd, conditional, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", interrupt)
     assert main(["sample", str(conditional), *FAST, "--out", "folder"]) == 130
-    assert capsys.readouterr() == ("", "\nfromnoise: interrupted\n")
+    assert capfd.readouterr() == ("", "fromnoise: interrupted\n")
     assert os.listdir() == []
 
 

@@ -33,7 +33,7 @@ def test_rates_are_measured_once_for_a_processor_and_a_number_of_threads(measure
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     convolution_rates()
     assert len(measured) == 4
-    monkeypatch.setattr(devices, "_processor", lambda: "another")
+    monkeypatch.setattr(devices, "processor", lambda: "another")
     convolution_rates()
     assert len(measured) == 6
 

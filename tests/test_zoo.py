@@ -10,7 +10,7 @@ from fromnoise.models import open_model, shipped_models
 from fromnoise.models.hub import ZOO
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
-from fromnoise.train.config import load_config, parse_config
+from fromnoise.train.config import load_config
 from fromnoise.train.run import command
 
 NAMES = [model.name for model in shipped_models()]
@@ -25,7 +25,7 @@ def test_the_promised_models_ship():
 def test_card_and_preset_belong_to_the_model(name):
     model = open_model(name)
     card = (ZOO / name / "README.md").read_text()
-    config = parse_config((ZOO / name / "training.toml").read_text(), name)
+    config = load_config(str(ZOO / name / "training.toml"))
     assert config.name == name
     assert f"`{command(config)}`" in card
     assert config.data.licence in card

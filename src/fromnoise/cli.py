@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fromnoise import __version__
+from fromnoise import __version__, signals
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, check_writable
 from fromnoise.parsing import parse
@@ -26,10 +26,12 @@ from fromnoise.train.config import (
     DiffusionConfig,
     LoopConfig,
     NetworkConfig,
+    TrainingConfig,
     changes,
     load_config,
     preset_names,
 )
+from fromnoise.train.folder import PRESET, check_folder, how_to_go_on
 
 OVERVIEW = f"""fromnoise {__version__}: diffusion models, from the mathematics to the running model
 
@@ -223,24 +225,35 @@ def train(arguments: Sequence[str]) -> None:
     if not named and not {"-h", "--help"} & set(arguments):
         raise UserError(f"which preset? There are {', '.join(preset_names())}; or give a .toml file")
     preset = load_config(arguments[0] if named else "mnist-conditional")
-    defaults = Train(preset.data, preset.network, preset.diffusion, preset.train)
-    options = parse(Train, "train PRESET|FILE.toml", arguments[1:] if named else arguments, defaults)
-    sections = {name: getattr(options, name) for name in ("data", "network", "diffusion", "train")}
-    changed = changes(preset, dataclasses.replace(preset, **sections))
+    words = arguments[1:] if named else arguments
+    config, options = _overridden(preset, words)
+    if options.local_data is not None:
+        config = preset.trained_on(options.local_data).override(changes(preset, config))
     out = options.out or Path("runs") / preset.name
-    from fromnoise.train.run import check_folder, resumed_config
-    from fromnoise.train.run import train as run
+    if options.resume and (out / PRESET).exists():  # what is not given is as the run has it
+        own = load_config(str(out / PRESET))
+        config, _ = _overridden(dataclasses.replace(own, name=preset.name), words)
+    with signals.advising(lambda: how_to_go_on(out)):
+        try:
+            check_folder(out, options.resume)
+            from fromnoise.train.run import train as run
 
-    check_folder(out, options.resume)
-    resuming = options.resume and (out / "training.toml").exists()
-    if resuming:
-        config = resumed_config(out, preset, preset.override(changed))
-    else:
-        config = (preset if options.local_data is None else preset.trained_on(options.local_data)).override(changed)
-    run(config, out, data=options.local_data, resume=options.resume)
-    if os.environ.get("RANK", "0") == "0":
+            run(config, out, data=options.local_data, resume=options.resume)
+        except UserError:
+            if signals.is_first_here():
+                raise
+            raise SystemExit(2) from None  # one of several processes has said it
+    if signals.is_first_here():
         hint = f" (fromnoise sample {out})" if config.task == "denoising" else ""
         print(f"trained {config.name}: {out}{hint}")
+
+
+def _overridden(preset: TrainingConfig, arguments: Sequence[str]) -> tuple[TrainingConfig, Train]:
+    """A preset with what the command line sets otherwise, and the options beside it."""
+    defaults = Train(preset.data, preset.network, preset.diffusion, preset.train)
+    options: Train = parse(Train, "train PRESET|FILE.toml", arguments, defaults)
+    sections = {name: getattr(options, name) for name in ("data", "network", "diffusion", "train")}
+    return dataclasses.replace(preset, **sections), options
 
 
 COMMANDS = {"models": models, "sample": sample, "train": train, "evaluate": evaluate, "results": results}
@@ -251,9 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with outlets() as output:
         try:
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        except KeyboardInterrupt:
-            print("\nfromnoise: interrupted", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt as stop:
+            return signals.farewell(stop)
         except Exception as error:
             if (line := explained(error)) is None:
                 raise

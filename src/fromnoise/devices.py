@@ -66,7 +66,7 @@ def convolution_rates() -> dict[str, float]:
     They are measured once, in about a second, and kept in the user's cache for this processor, its instructions, the
     number of threads and this version of torch.
     """
-    here = (_processor(), sorted(torch.cpu.get_capabilities().items()), torch.get_num_threads(), torch.__version__)
+    here = (processor(), sorted(torch.cpu.get_capabilities().items()), torch.get_num_threads(), torch.__version__)
     kept = f"convolution-{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
     with suppress(UserError, ValueError, TypeError, AttributeError):  # not measured yet, or damaged
         rates = {name: float(rate) for name, rate in json.loads(read_bytes(cache_file(kept), 200)).items()}
@@ -78,7 +78,8 @@ def convolution_rates() -> dict[str, float]:
     return rates
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith("model name")), platform.machine())

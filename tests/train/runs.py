@@ -1,11 +1,16 @@
-"""Training runs in processes of their own, which can be killed for real."""
+"""Training runs in processes of their own, which can be killed for real.
 
+They are forked from a server that has imported everything already, so that each starts at once.
+"""
+
+import multiprocessing
 import os
+import resource
 import signal
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -13,33 +18,60 @@ import torch
 
 TINY = Path(__file__).with_name("tiny.toml")
 CLASSIFIER = Path(__file__).with_name("tiny-classifier.toml")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["fromnoise.cli", "fromnoise.train.run", "sklearn.datasets", "torch._dynamo", "torch._inductor.compile_fx"]
+)
 
 
-def start(out: Path, *options: str, preset: Path = TINY, launcher: Sequence[str] = (), **settings) -> subprocess.Popen:
-    """Starts ``fromnoise train`` on a tiny preset."""
-    command = [sys.executable, *launcher, "-m", "fromnoise", "train", str(preset), "--out", str(out), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **settings)
+class Run:
+    """``fromnoise train`` on a tiny preset."""
+
+    def __init__(self, out: Path, *options: str, preset: Path = TINY, largest_file: int | None = None):
+        command = ["fromnoise", "train", str(preset), "--out", str(out), *options]
+        self.said = Path(tempfile.mkdtemp())
+        self.process = SERVER.Process(target=_run, args=(command, self.said, largest_file))
+        self.process.start()
+
+    def send(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def when(self, moment: Callable[[], bool]) -> "Run":
+        """Waits for a moment within the run."""
+        deadline = time.monotonic() + 300
+        while not moment():
+            assert self.process.is_alive(), f"the run ended before the moment came: {self.errors()[-2000:]}"
+            assert time.monotonic() < deadline, "the moment did not come"
+            time.sleep(0.0002)
+        return self
+
+    def kill_when(self, moment: Callable[[], bool]) -> None:
+        """Sends SIGKILL as soon as ``moment()`` holds."""
+        self.when(moment).send(signal.SIGKILL)
+        self.finish(-signal.SIGKILL)
+
+    def finish(self, status: int = 0) -> str:
+        """Waits for the run to end as expected; what it printed."""
+        self.process.join(timeout=600)
+        assert self.process.exitcode == status, f"exit status {self.process.exitcode}: {self.errors()[-2000:]}"
+        return (self.said / "output").read_text()
+
+    def errors(self) -> str:
+        return (self.said / "errors").read_text()
 
 
-def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
-    """Waits for a run to end as expected; what it printed."""
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == status, f"exit status {process.returncode}: {errors[-2000:]}"
-    return output, errors
+def _run(command: list[str], said: Path, largest_file: int | None) -> None:
+    from fromnoise.__main__ import main
 
-
-def kill_when(process: subprocess.Popen, moment: Callable[[], bool]) -> None:
-    """Sends SIGKILL as soon as ``moment()`` holds."""
-    deadline = time.monotonic() + 600
-    while not moment():
-        assert process.poll() is None, f"the run ended before the moment came: {process.communicate()[1][-2000:]}"
-        assert time.monotonic() < deadline, "the moment did not come"
-        time.sleep(0.0002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    for descriptor, name in ((1, "output"), (2, "errors")):
+        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), descriptor)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    torch.set_num_threads(1)
+    sys.argv = command
+    status = main()
+    sys.stdout.flush()
+    sys.exit(status)
 
 
 def logged_step(out: Path) -> int:

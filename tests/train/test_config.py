@@ -2,22 +2,27 @@
 
 import dataclasses
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from fromnoise.errors import UserError
 from fromnoise.nn.unet import UNet
-from fromnoise.train.config import (
-    PRESETS,
-    TrainingConfig,
-    changes,
-    dump_config,
-    load_config,
-    parse_config,
-    preset_names,
-)
+from fromnoise.train.config import PRESETS, TrainingConfig, changes, dump_config, load_config, preset_names
 from fromnoise.train.run import command
 from fromnoise.train.tasks.denoising import scheduler_config, unet_config
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    """Reads a preset from a text, as the file mine.toml of this folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(text):
+        Path("mine.toml").write_text(text)
+        return load_config("mine.toml")
+
+    return load
 
 
 def test_the_presets_are_those_promised():
@@ -27,7 +32,7 @@ def test_the_presets_are_those_promised():
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_preset(name):
+def test_preset(name, preset):
     config = load_config(name)
     config.validate()
     assert repr(config) == repr(load_config(str(PRESETS / f"{name}.toml"))), "unchecked, it is what a file is read as"
@@ -36,7 +41,7 @@ def test_preset(name):
     assert config.data.licence
     assert config.expect, "a preset says what loss to expect along the way"
     assert all(0 < int(step) <= config.train.steps for step in config.expect)
-    assert parse_config(dump_config(config), "again") == config
+    assert preset(dump_config(config)) == config
     assert command(config) == f"fromnoise train {name}"
     if config.task != "denoising":
         return
@@ -86,11 +91,11 @@ def test_preset(name):
         ("diffusion", "timestep_sampling", '"normal"'),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(section, key, value):
+def test_what_cannot_be_is_refused_by_name(section, key, value, preset):
     """In a file, and by the same limits on the command line."""
     text = f"[{section}]\n{key} = {value}"
     with pytest.raises(UserError, match=rf"^mine.toml: .*{section}\.{key}") as caught:
-        parse_config(text, "mine.toml")
+        preset(text)
     assert "\n" not in str(caught.value)
     if key != "stepz":
         override = {f"{section}.{key}": tomllib.loads(text)[section][key]}
@@ -110,8 +115,8 @@ def test_a_network_that_does_not_fit_together_is_refused():
         unet_config(TrainingConfig().override({"network.channels": (32, 64)}), None)
 
 
-def test_whole_numbers_do_for_real_ones():
-    assert parse_config("[train]\nlearning_rate = 1", "x").train.learning_rate == 1.0
+def test_whole_numbers_do_for_real_ones(preset):
+    assert preset("[train]\nlearning_rate = 1").train.learning_rate == 1.0
 
 
 def test_changes_are_what_override_takes():
@@ -123,8 +128,8 @@ def test_changes_are_what_override_takes():
     assert command(changed) == "fromnoise train mnist --train.batch-size 32"
 
 
-def test_a_preset_has_the_sections_of_its_task():
-    classifier = parse_config('task = "classifier"\n[train]\nsteps = 7', "mine.toml")
+def test_a_preset_has_the_sections_of_its_task(preset):
+    classifier = preset('task = "classifier"\n[train]\nsteps = 7')
     classifier.validate()
     written = dump_config(classifier)
     assert "[train]" in written
@@ -133,9 +138,9 @@ def test_a_preset_has_the_sections_of_its_task():
         classifier.override({"diffusion.num_timesteps": 10}).validate()
 
 
-def test_an_unknown_task_is_refused():
+def test_an_unknown_task_is_refused(preset):
     with pytest.raises(UserError, match=r"^mine.toml: task: "):
-        parse_config('task = "dreaming"', "mine.toml")
+        preset('task = "dreaming"')
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "../../x", "/absolute", "a/b", "a\\b", "a\x07", "a\n", "a" * 61])

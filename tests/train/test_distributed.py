@@ -1,33 +1,77 @@
 """Several processes train the model that one would."""
 
-import socket
+import json
+import os
+import subprocess
+import sys
 
+import pytest
 import torch
-from runs import final_state, finish, start
+from accelerate.state import AcceleratorState, PartialState
+from runs import TINY, final_state
 
-OPTIONS = ("--train.dtype", "fp32", "--train.learning-rate", "1e-4", "--train.steps", "20", "--train.compile", "no")
+from fromnoise.train.config import load_config
+from fromnoise.train.processes import LAUNCHED, make_accelerator
+from fromnoise.train.run import train
+
+TWO = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": [
+        *["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
+        *["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+    ],
+}
+BRIEF = {"steps": 4, "batch_size": 8, "log_every": 2, "preview_every": 4, "validate_every": 4, "checkpoint_every": 4}
+BRIEF |= {
+    "dtype": "fp32",
+    "compile": "no",
+    "device": "cpu",
+    "warmup_steps": 0,
+    "learning_rate": 1e-4,
+    "optimizer": "muon",
+}
 
 
-def test_two_processes_train_the_same_model_as_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    finish(start(tmp_path / "one", *OPTIONS))
-    finish(start(tmp_path / "two", *OPTIONS, launcher=launcher))
-    one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
-    moved = final_state_difference(one, start_weights(tmp_path))
-    assert moved > 1e-4, "twenty steps should have moved the weights"
-    for name in one:
-        if not name.startswith("optimizer/"):
-            assert (one[name] - two[name]).abs().max() <= 1e-5, name
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    config = load_config(str(TINY)).override({f"train.{key}": value for key, value in BRIEF.items()})
+    return train(config, tmp_path_factory.mktemp("one") / "run")
 
 
-def start_weights(tmp_path) -> dict[str, torch.Tensor]:
-    finish(start(tmp_path / "still", *OPTIONS, "--train.steps", "1", "--train.warmup-steps", "1000000"))
-    return final_state(tmp_path / "still")
+@pytest.mark.parametrize("launcher", TWO.values(), ids=TWO)
+def test_two_processes_train_the_same_model_as_one(one, tmp_path, launcher):
+    """They know of each other; what is said and written is said and written once."""
+    out = tmp_path / "two"
+    options = [word for key, value in BRIEF.items() for word in (f"--train.{key.replace('_', '-')}", str(value))]
+    command = [sys.executable, *launcher, "-m", "fromnoise", "train", str(TINY), "--out", str(out), *options]
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == f"trained tiny: {out} (fromnoise sample {out})\n"
+    assert done.stderr.count("step 4: validation loss") == 1
+    states = [json.loads(next(run.glob("checkpoints/*/state.json")).read_text()) for run in (one, out)]
+    assert [state["environment"]["processes"] for state in states] == [1, 2]
+    logs = [[json.loads(line) for line in (run / "log.jsonl").open()] for run in (one, out)]
+    assert [line["step"] for line in logs[1]] == [2, 4, 4]
+    for ours, theirs in zip(*logs, strict=True):
+        for key in ours.keys() & {"loss", "gradient_norm", "validation_loss"}:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+    assert {path.name for path in one.iterdir()} == {path.name for path in out.iterdir()}
+    alone, together = final_state(one), final_state(out)
+    moved = max(value.abs().max().item() for name, value in alone.items() if name == "optimizer/exp_avg.conv_in.weight")
+    assert moved > 0
+    for name, value in alone.items():
+        assert (value - together[name]).abs().max() <= 1e-5, name
 
 
-def final_state_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return max((a[name] - b[name]).abs().max().item() for name in a if name.startswith("weights/"))
+@pytest.mark.parametrize("left", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "x", "RANK": "0"}, {"LOCAL_RANK": "1"}], ids=str)
+def test_what_a_launcher_left_behind_starts_nothing(monkeypatch, left):
+    for name in LAUNCHED:
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator, device = make_accelerator(torch.device("cpu"))
+    assert (accelerator.num_processes, device) == (1, torch.device("cpu"))
+    assert PartialState().is_main_process

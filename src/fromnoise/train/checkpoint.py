@@ -1,12 +1,13 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, written all or not at all.
 
-A checkpoint is a folder ``step-00001000`` of safetensors and JSON. It is written under another name, flushed to the
-disk and renamed, so that a folder of this name is always complete.
+A checkpoint is a folder ``step-00001000`` of safetensors and JSON, with a checksum of each file. It is written under
+another name, flushed to the disk and renamed, so that a folder of this name is always complete.
 """
 
+import dataclasses
+import hashlib
 import json
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,80 +16,119 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fromnoise.configs import MAX_BYTES, load, parse, read
 from fromnoise.errors import UserError
+from fromnoise.files import atomic_write, read_bytes
+from fromnoise.train.folder import CHECKPOINTS, PROVEN, list_checkpoints, remove_checkpoint, step_of
+from fromnoise.train.record import State
 
-Tensors = dict[str, Tensor]
+Groups = dict[str, dict[str, Tensor]]
+"""tensors by name, in groups (weights, averages, optimiser) of which each is one file"""
+
+STATE, CHECKSUMS = "state.json", "checksums.json"
+HEADER_BYTES = 2**24  # what a safetensors file may have beside the numbers
 
 
-def save_checkpoint(folder: Path, step: int, groups: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
-    """Writes the checkpoint of ``step`` into ``folder`` and removes all but the newest ``keep``.
+def save_checkpoint(folder: Path, state: State, groups: Groups, keep: int) -> Path:
+    """Writes a checkpoint into a run's folder and removes all but the newest ``keep``, and never the one before.
 
-    Args:
-        groups: by name, what becomes one safetensors file each (weights, averages, optimiser).
-        state: everything else, as JSON.
+    For whether the newest is any good only the steps after it show: `mark_proven`.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; older checkpoints are untouched.
+        UserError: the disk is full, or the folder cannot be written; older checkpoints are untouched.
     """
-    final = folder / f"step-{step:08d}"
-    partial = folder / f".partial-step-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    final = folder / CHECKPOINTS / f"step-{state.step:08d}"
+    with atomic_write(final) as partial:
+        partial.mkdir()
+        checksums = {STATE: _write(partial / STATE, json.dumps(dataclasses.asdict(state)).encode())}
         for name, tensors in groups.items():
             contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            _write_flushed(partial / f"{name}.safetensors", safetensors.torch.save(contiguous))
-        _write_flushed(partial / "state.json", json.dumps(state | {"step": step}).encode())
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        with suppress(OSError):  # not every file system can flush a folder
-            descriptor = os.open(folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+            path = partial / f"{name}.safetensors"
+            checksums[path.name] = _write(path, safetensors.torch.save(contiguous))
+        _write(partial / CHECKSUMS, json.dumps(checksums).encode())
+        if final.is_dir():
+            remove_checkpoint(final)
+    with suppress(OSError):  # not every file system can flush a folder
+        descriptor = os.open(final.parent, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    older = [path for path in list_checkpoints(folder) if step_of(path) < state.step]
+    with suppress(OSError):  # what cannot be tidied is tidied next time
+        for path in older[: -max(1, keep - 1)]:
+            remove_checkpoint(path)
     return final
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*"))
+def mark_proven(folder: Path) -> None:
+    """Notes of the newest checkpoint that steps after it were finite."""
+    for path in list_checkpoints(folder)[-1:]:
+        (path / PROVEN).touch()
 
 
-def newest_checkpoint(folder: Path) -> str:
-    """What to do after a run in ``folder`` has stopped, in words."""
-    checkpoints = list_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {checkpoints[-1]}: go on from it with --resume"
+def discard_unproven(folder: Path) -> None:
+    """Removes the newest checkpoint if no step after it was finite."""
+    for path in list_checkpoints(folder)[-1:]:
+        if not (path / PROVEN).exists():
+            remove_checkpoint(path)
 
 
-def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """What `save_checkpoint` was given, and the step.
+def load_checkpoint(checkpoint: Path, expected: Groups) -> tuple[Groups, State]:
+    """What `save_checkpoint` was given.
+
+    Args:
+        expected: tensors of the names, shapes and types that there should be.
 
     Raises:
-        UserError: a file is missing or damaged; names it.
+        UserError: a file is missing or damaged, or holds something else; names it.
     """
-    path = checkpoint
-    try:
-        groups = {}
-        for path in sorted(checkpoint.glob("*.safetensors")):
-            groups[path.stem] = safetensors.torch.load_file(path)
-        path = checkpoint / "state.json"
-        state = json.loads(path.read_text())
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"checkpoint {path} is damaged ({error}): remove {checkpoint} to resume from an older one"
-        ) from error
+    checksums = load(checkpoint / CHECKSUMS)
+    path = checkpoint / STATE
+    text = _checked(path, MAX_BYTES, checksums).decode(errors="replace")
+    state = read(State, parse(text, "JSON", str(path)), str(path))
+    if state.step != step_of(checkpoint):
+        raise UserError(f"{path} is of step {state.step}: the folder has got another name")
+    groups = {}
+    for group, tensors in expected.items():
+        path = checkpoint / f"{group}.safetensors"
+        largest = HEADER_BYTES + sum(tensor.nbytes for tensor in tensors.values())
+        try:
+            groups[group] = safetensors.torch.load(_checked(path, largest, checksums))
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as problem:
+            raise UserError(f"{path} is damaged: {problem}") from None
+        if wrong := _wrong(groups[group], tensors):
+            raise UserError(f"{path} is damaged or of another network: {wrong}")
     return groups, state
 
 
-def _write_flushed(path: Path, content: bytes) -> None:
+def _checked(path: Path, limit: int, checksums: dict[str, Any]) -> bytes:
+    """The content of one of the files, if it has its checksum."""
+    content = read_bytes(path, limit)
+    if _checksum(content) != checksums.get(path.name):
+        raise UserError(f"{path} is damaged: its checksum is another than in {CHECKSUMS}")
+    return content
+
+
+def _wrong(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """What is wrong with the first tensor that is not as expected, if one is."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        return f"{name} is {'missing' if name in expected else 'not known'}"
+    for name, tensor in found.items():
+        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
+            shapes = [f"{t.dtype} {list(t.shape)}".removeprefix("torch.") for t in (tensor, expected[name])]
+            return f"{name} is {shapes[0]}, not {shapes[1]}"
+        if not tensor.isfinite().all():
+            return f"{name} has numbers that are not finite"
+    return ""
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> str:
+    """Writes a file that has reached the disk; returns its checksum."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    return _checksum(content)

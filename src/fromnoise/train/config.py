@@ -11,13 +11,22 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from annotated_types import Ge, Lt, MinLen
 
-from fromnoise.configs import Count, Counts, Fraction, Made, Positive, load, parse, read
+from fromnoise.configs import Count, Counts, Fraction, Made, Positive, load, read
 from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
 
 PRESETS = Path(__file__).parents[1] / "presets"
 SECTIONS = {"denoising": ("data", "network", "diffusion", "train"), "classifier": ("data", "train")}
 """the tables of a preset that each task reads"""
+
+LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "checkpoint")} | {
+    "train.keep_checkpoints"
+}
+"""how often something is looked at or kept, which changes nothing else"""
+MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
+MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
+MAY_CHANGE |= {f"data.{name}" for name in ("source", "image_column", "label_column", "licence")}
+"""what may differ between a run and its resumption: also where the data comes from, whose checksums are compared"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class LoopConfig:
     checkpoint_every: Count = 500
     """steps between checkpoints"""
     keep_checkpoints: Count = 2
-    """how many of the newest are kept"""
+    """how many of the newest are kept; never less than two, since only later steps show that one is good"""
 
 
 @dataclass(frozen=True)
@@ -209,13 +218,8 @@ def _shipped(values: dict[str, Any]) -> TrainingConfig:
     return TrainingConfig(**values)
 
 
-def parse_config(text: str, origin: str) -> TrainingConfig:
-    """A preset from the text of a TOML file; ``origin`` names it in errors."""
-    return read(TrainingConfig, parse(text, "TOML", origin), origin)
-
-
 def dump_config(config: TrainingConfig) -> str:
-    """The text of a TOML file that `parse_config` reads back as the same preset."""
+    """The text of a TOML file that `load_config` reads back as the same preset."""
     others = {section for sections in SECTIONS.values() for section in sections} - {*SECTIONS[config.task]}
     table = dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
     return tomli_w.dumps({name: value for name, value in table.items() if name not in others})
@@ -229,3 +233,17 @@ def changes(before: TrainingConfig, after: TrainingConfig) -> dict[str, Any]:
         for name, value in vars(getattr(after, section)).items()
         if value != getattr(getattr(before, section), name)
     }
+
+
+def refuse_other_run(origin: str, before: TrainingConfig, after: TrainingConfig) -> None:
+    """Refuses to go on with a run, ``before``, by settings that make it another, ``after``.
+
+    Raises:
+        UserError: names the setting; ``origin`` says where the run was found.
+    """
+    if (before.name, before.task) != (after.name, after.task):
+        raise UserError(f"{origin} holds a run of {before.name!r}, not of {after.name!r}")
+    for key, value in changes(before, after).items():
+        if key not in MAY_CHANGE:
+            old = changes(after, before)[key]
+            raise UserError(f"{origin} was started with {key} {old}, not {value}: leave it out, or start a new run")

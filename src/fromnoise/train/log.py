@@ -1,6 +1,7 @@
 """The record of a run."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from fromnoise.files import atomic_write
+from fromnoise.files import atomic_write, read_bytes
 from fromnoise.pictures import grid, save_grid
+
+MAX_BYTES = 2**32
 
 
 class RunLog:
@@ -17,8 +20,7 @@ class RunLog:
 
     def __init__(self, folder: Path, resumed_step: int):
         self.path = folder / "log.jsonl"
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= resumed_step]
+        kept = [json.dumps(line) + "\n" for line in _lines(self.path) if line["step"] <= resumed_step]
         with atomic_write(self.path) as partial:
             partial.write_text("".join(kept))
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
@@ -41,5 +43,14 @@ class RunLog:
     @staticmethod
     def validations(folder: Path) -> list[tuple[int, str]]:
         """Step and validation loss of each validation in a run's log."""
-        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        return [(line["step"], f"{line['validation_loss']:.4f}") for line in lines if "validation_loss" in line]
+        losses = ((line["step"], line.get("validation_loss")) for line in _lines(folder / "log.jsonl"))
+        return [(step, f"{loss:.4f}") for step, loss in losses if isinstance(loss, float)]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log that can be read; others were being written when a process or the machine went down."""
+    found = []
+    for line in read_bytes(path, MAX_BYTES).decode(errors="replace").split("\n")[:-1] if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and type(line.get("step")) is int]

@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
+from fromnoise import signals
 from fromnoise.errors import UserError
-from fromnoise.train.checkpoint import newest_checkpoint
+from fromnoise.train.checkpoint import discard_unproven, mark_proven
 from fromnoise.train.log import RunLog
 from fromnoise.train.trainer import Step, Trainer
 
@@ -27,17 +28,20 @@ class Loop:
         self.start = self.window_start = time.monotonic()
         self.window: list[Step] = []  # the steps since anything was due
         self.summary: dict[str, float] = {}  # of the window before that
-        self.log = RunLog(trainer.folder, trainer.step) if trainer.accelerator.is_main_process else None
-        config = self.config
-        self.actions: list[tuple[int, Callable[[], object]]] = [(config.checkpoint_every, trainer.check_gradients)]
-        if self.log is not None:
-            self.actions = [
-                (config.log_every, partial(self.write_summary, self.log)),
-                *self.actions,
-                (config.validate_every, partial(self.validate, self.log)),
-                (config.preview_every, partial(self.preview, self.log)),
-                (config.checkpoint_every, lambda: trainer.save(seconds=self.seconds())),
-            ]
+        log = self.log = RunLog(trainer.folder, trainer.step) if trainer.accelerator.is_main_process else None
+        self.unproven = log is not None  # whether it is not known yet if steps after the newest checkpoint are finite
+
+        def main(action: Callable[[RunLog], object]) -> Callable[[], object]:
+            return (lambda: None) if log is None else partial(action, log)
+
+        config = self.config  # something is due in all processes at once, though the main one alone may do it
+        self.actions: list[tuple[int, Callable[[], object]]] = [
+            (config.log_every, main(self.write_summary)),
+            (config.checkpoint_every, trainer.check_gradients),
+            (config.validate_every, main(self.validate)),
+            (config.preview_every, main(self.preview)),
+            (config.checkpoint_every, main(self.save)),
+        ]
         total, done = (steps * config.batch_size for steps in (config.steps, trainer.step))
         quiet = self.log is None
         self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, disable=quiet, dynamic_ncols=True)
@@ -51,6 +55,7 @@ class Loop:
         trainer, last = self.trainer, self.config.steps
         with self.bar:
             while trainer.step < last:
+                signals.check()
                 self.window.append(trainer.take_step())
                 self.bar.update(self.config.batch_size)
                 due = [action for every, action in self.actions if trainer.step % every == 0 or trainer.step == last]
@@ -74,10 +79,10 @@ class Loop:
         norms = torch.stack([step.gradient_norm for step in self.window]).float()
         loss = self.trainer.accelerator.reduce(losses.mean(), "mean").item()
         if not math.isfinite(loss + norms.sum().item()):
-            raise UserError(
-                f"the loss is no longer finite at step {self.trainer.step}: lower --train.learning-rate or use "
-                f"--train.dtype fp32; {newest_checkpoint(self.trainer.folder)}"
-            )
+            raise self.diverged("the loss is")
+        if self.unproven:
+            mark_proven(self.trainer.folder)
+            self.unproven = False
         self.summary = {
             "loss": loss,
             "gradient_norm": norms.mean().item(),
@@ -87,12 +92,30 @@ class Loop:
         }
         self.window = []
 
+    def diverged(self, what: str) -> UserError:
+        """What to say when ``what`` is no longer finite; the newest checkpoint goes if it has led to nothing else."""
+        trainer = self.trainer
+        if self.log is not None:
+            discard_unproven(trainer.folder)
+        fp32 = " or --train.dtype fp32" if trainer.dtype == "bf16" else ""
+        advice = f"give a lower --train.learning-rate than {self.config.learning_rate:g}{fp32}"
+        return UserError(f"{what} no longer finite at step {trainer.step}: {advice}")
+
+    def save(self, log: RunLog) -> None:
+        if not self.trainer.is_finite():
+            raise self.diverged("the weights are")
+        log.tensorboard.flush()  # here alone: a signal may have left its queue in a state in which this takes minutes
+        self.trainer.save(self.seconds())
+        self.unproven = True
+
     def write_summary(self, log: RunLog) -> None:
         self.bar.set_postfix(loss=f"{self.summary['loss']:.4f}")
         log.write(self.trainer.step, **self.summary)
 
     def validate(self, log: RunLog) -> None:
         step, found = self.trainer.step, self.trainer.validate()
+        if not math.isfinite(found["validation_loss"]):
+            raise self.diverged("the validation loss is")
         log.write(step, **found)
         expected = self.trainer.config.expect.get(str(step))
         note = f" (to expect: {expected})" if expected is not None else ""

@@ -80,6 +80,9 @@ class Optimizer:
         self.momenta = {name: torch.zeros_like(matrix) for name, matrix in self.matrices.items()}
         self.others = {name: value for name, value in self.parameters.items() if name not in self.matrices}
         self.adamw = torch.optim.AdamW(self.others.values(), weight_decay=config.weight_decay, fused=True)
+        for weight in self.others.values():  # as AdamW would at its first step
+            moments = {key: torch.zeros_like(weight, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+            self.adamw.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -97,20 +100,12 @@ class Optimizer:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers of the steps so far, as ``{"key.weight": tensor}``."""
+        """What it remembers of the steps so far, as ``{"key.weight": tensor}``; whoever changes it changes that."""
         kept = {name: self.adamw.state[weight] for name, weight in self.others.items()}
         moments = {f"{key}.{name}": value for name, state in kept.items() for key, value in state.items()}
         return moments | {f"momentum_buffer.{name}": momentum for name, momentum in self.momenta.items()}
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Goes back to where `state` was taken."""
-        for name, momentum in self.momenta.items():
-            momentum.copy_(tensors[f"momentum_buffer.{name}"])
-        for name, weight in self.others.items():
-            kept = {key: torch.empty_like(weight).copy_(tensors[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")}
-            self.adamw.state[weight] = {"step": tensors[f"step.{name}"].to(weight.device), **kept}
-
     def never_had_gradient(self) -> list[str]:
         """The names of the weights whose gradient has been 0 in every step."""
-        moments = {name: self.adamw.state[weight].get("exp_avg") for name, weight in self.others.items()}
-        return [name for name, moment in (moments | self.momenta).items() if moment is None or not moment.any()]
+        moments = {name: self.adamw.state[weight]["exp_avg"] for name, weight in self.others.items()}
+        return [name for name, moment in (moments | self.momenta).items() if not moment.any()]

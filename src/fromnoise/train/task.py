@@ -18,7 +18,8 @@ class Task(Protocol[Network]):
     """A network to be trained, the data and the loss."""
 
     network: Network  # what is trained, on the CPU until the trainer moves it
-    data: Tensor  # what is trained on, (N, ...): the trainer counts the rows and recognises them by a checksum
+    images: Images  # what is trained on, by whose checksums a run recognises its data
+    data: Tensor  # their pixels, (N, ...), of which the trainer counts the rows
     objective: str  # what the loss is, in the words of the model card
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:

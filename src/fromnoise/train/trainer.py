@@ -1,24 +1,25 @@
 """One step after another of whatever is trained: precision, optimiser, averages, checkpoints and processes."""
 
 import copy
-import zlib
+import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
 from fromnoise.errors import UserError
-from fromnoise.train.checkpoint import Tensors, load_checkpoint, save_checkpoint
-from fromnoise.train.config import TrainingConfig
+from fromnoise.train.checkpoint import Groups, load_checkpoint, save_checkpoint
+from fromnoise.train.config import LOOKED_AT, TrainingConfig, changes, refuse_other_run
 from fromnoise.train.ema import EMA
 from fromnoise.train.memory import keep_freed_memory
 from fromnoise.train.optimizer import Optimizer, learning_rate_at
+from fromnoise.train.processes import make_accelerator
 from fromnoise.train.randomness import batch_indices
+from fromnoise.train.record import DataRecord, Environment, State, differences
 from fromnoise.train.task import on_device
 from fromnoise.train.tasks import TASKS
 
@@ -37,7 +38,7 @@ class Step(NamedTuple):
 class Trainer:
     """One training run in a folder: its networks, optimiser and data, and how to take a step.
 
-    Runs as one process or as one of several under ``accelerate launch``; all of them see the same global batch.
+    Runs as one process or as one of several that ``torchrun`` starts; all of them see the same global batch.
 
     Args:
         data_folder: where a local copy of the data lies; none: ``config.data.source``.
@@ -45,6 +46,8 @@ class Trainer:
     Attributes:
         dtype: the precision of the run, ``fp32`` or ``bf16``: what ``train.dtype = "auto"`` comes down to here, for
             ``dtype_reason``.
+        recorded: the preset with that precision written down.
+        history: what was changed on the way, in words.
         network, averaged: as it is, and averaged over the steps; their weights are float32.
         state: the network's weights, and the statistics of its normalisations, by name: what is averaged.
     """
@@ -52,9 +55,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, folder: Path, data_folder: str | None = None):
         self.config, self.folder = config, folder
         loop = config.train
-        device = resolve_device(loop.device)
-        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-        self.device = self.accelerator.device
+        self.accelerator, self.device = make_accelerator(resolve_device(loop.device))
         processes = self.accelerator.num_processes
         if loop.batch_size % processes:
             raise UserError(f"train.batch_size {loop.batch_size} cannot be shared evenly by {processes} processes")
@@ -66,7 +67,11 @@ class Trainer:
         with self.accelerator.main_process_first():
             self.task = TASKS[config.task](config, data_folder or config.data.source)
         self.dtype, self.dtype_reason = self._decide_dtype()
+        self.recorded = config.override({"train.dtype": self.dtype})
         self.compile = self._decide_compile()
+        with self.accelerator.main_process_first():  # which builds the kernels
+            self.environment = Environment.here(self.device, self.compile, processes)
+        self.data_record = DataRecord.of(self.task.images)
         network = self.network = self.task.network.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
@@ -77,8 +82,10 @@ class Trainer:
         self.optimizer = Optimizer(network, loop, DTYPES[self.dtype])
         if self.compile:
             network.compile()
-        self.parallel = self.accelerator.prepare_model(network)
+        # moving it to gloo's cpu:0 would copy the weights, and averages and Muon look at those of now
+        self.parallel = self.accelerator.prepare_model(network, device_placement=False)
         self.step = 0
+        self.history: tuple[str, ...] = ()
 
     def _decide_dtype(self) -> tuple[str, str]:
         """The precision and, where it was not asked for, the reason: the main process's, for all of them."""
@@ -139,46 +146,42 @@ class Trainer:
                 f"{len(names)} weights never had a gradient in {self.step} steps, such as {names[0]}: {hint}"
             )
 
-    def save(self, **extra: Any) -> Path:
-        """Writes a checkpoint of this moment."""
-        groups: dict[str, Tensors] = {
-            "weights": self.network.state_dict(),
-            "ema": dict(zip(self.state, self.ema.shadow, strict=True)),
-            "optimizer": self.optimizer.state(),
-        }
-        state = {"ema_updates": self.ema.updates, "environment": self._environment(), **extra}
-        keep = self.config.train.keep_checkpoints
-        return save_checkpoint(self.folder / "checkpoints", self.step, groups, state, keep)
+    def groups(self) -> Groups:
+        """All tensors that a step changes, by the files of a checkpoint."""
+        averages = dict(zip(self.state, self.ema.shadow, strict=True))
+        return {"weights": self.network.state_dict(), "ema": averages, "optimizer": self.optimizer.state()}
+
+    def is_finite(self) -> bool:
+        """Whether all of these are numbers."""
+        return all(tensor.isfinite().all() for group in self.groups().values() for tensor in group.values())
+
+    def save(self, seconds: float) -> Path:
+        """Writes a checkpoint of this moment; ``seconds`` were spent until now."""
+        records = (self.recorded, self.data_record, self.environment, self.history)
+        state = State(self.step, seconds, self.ema.updates, *records)
+        return save_checkpoint(self.folder, state, self.groups(), self.config.train.keep_checkpoints)
 
     @torch.no_grad()
-    def load(self, checkpoint: Path) -> dict[str, Any]:
-        """Goes back to the moment a checkpoint was written; returns what `save` was given as extra.
+    def load(self, checkpoint: Path) -> State:
+        """Goes back to the moment a checkpoint was written, and notes what has been changed since; returns its record.
 
         Raises:
-            UserError: the checkpoint is damaged, or comes from other data, precision or mode.
+            UserError: the checkpoint is damaged, or comes from other data or another run; nothing has been changed.
         """
-        groups, state = load_checkpoint(checkpoint)
-        found = state["environment"]
-        torch.set_num_threads(found["threads"])
-        for key, value in self._environment().items():
-            if found[key] != value:
-                raise UserError(f"{checkpoint} was trained with {key} {found[key]}, not {value}: resume it alike")
-        self.network.load_state_dict(groups["weights"])
-        self.optimizer.load_state(groups["optimizer"])
-        for name, shadow in zip(self.state, self.ema.shadow, strict=True):
-            shadow.copy_(groups["ema"][name])
-        self.ema.updates = state["ema_updates"]
-        self.step = state["step"]
+        live = self.groups()
+        groups, state = load_checkpoint(checkpoint, live)
+        if found := differences(state.data, self.data_record):
+            raise UserError(
+                f"{checkpoint} was trained on other data ({', '.join(found)}): give the same, or --out anew"
+            )
+        refuse_other_run(str(checkpoint), state.config, self.recorded)
+        for name, tensors in groups.items():
+            for key, tensor in tensors.items():
+                live[name][key].copy_(tensor)
+        torch.set_num_threads(state.environment.threads)
+        self.environment = dataclasses.replace(self.environment, threads=state.environment.threads)
+        self.ema.updates, self.step = state.ema_updates, state.step
+        before = changes(self.recorded, state.config)
+        told = (f"{key} was {old} until step {self.step}" for key, old in before.items() if key not in LOOKED_AT)
+        self.history = (*state.history, *told)
         return state
-
-    def _environment(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be the same run."""
-        return {
-            "dtype": self.dtype,
-            "threads": torch.get_num_threads(),
-            "compiled": self.compile,
-            "device": self.device.type,
-            "processes": self.accelerator.num_processes,
-            "images": len(self.task.data),
-            "images_checksum": zlib.crc32(self.task.data.numpy().tobytes()),
-        }

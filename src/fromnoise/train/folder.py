@@ -1,0 +1,95 @@
+"""The folder of a run: whether it may be used, who is training in it, and its checkpoints.
+
+Nothing heavy is imported here, so that a run that is stopped early can still say where its checkpoints are.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fromnoise.errors import UserError
+
+CHECKPOINTS, PRESET, LOCK = "checkpoints", "training.toml", ".lock"
+PROVEN = "proven"  # an empty file in a checkpoint after which steps were finite
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuses a folder that holds something already, or can never be written.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give --out a folder")
+    if (folder / PRESET).exists():
+        if not resume:
+            raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    elif folder.exists() and any(
+        path.name != LOCK and not path.name.startswith(".partial-") for path in folder.iterdir()
+    ):
+        raise UserError(f"{folder} is not empty and holds no run: give another --out")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder if there is none, and keeps other processes from training in it as long as this one lives.
+
+    Raises:
+        UserError: another process trains in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # which does not wait for a pipe
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    with open(descriptor, "rb"):
+        try:
+            _lock(descriptor)
+        except (BlockingIOError, PermissionError):
+            line = f"another process is training in {folder}: wait until it has ended, or give another --out"
+            raise UserError(line) from None
+        except OSError:
+            pass  # this file system has no locks
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first: the folders that are named as `save_checkpoint` names them."""
+    found = (folder / CHECKPOINTS).glob("step-*")
+    ours = [path for path in found if re.fullmatch(r"step-(\d{8}|[1-9]\d{8,})", path.name) and path.is_dir()]
+    return sorted((path for path in ours if not path.is_symlink()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Removes a checkpoint, which has lost its name before the first of its files goes."""
+    doomed = checkpoint.with_name(f".partial-{checkpoint.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What to do after a run has stopped, in words."""
+    if checkpoints := list_checkpoints(folder):
+        return f"the last good checkpoint is {checkpoints[-1]}: the same command with --resume goes on from it"
+    return "there is no checkpoint yet: the same command with --resume starts again"
