@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from parity import randomise, relative_error
 
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.models import Model, open_model, save_model
@@ -72,19 +73,6 @@ CIFAR10 = {  # of google/ddpm-cifar10-32
 MEMORY_FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 
 
-@torch.no_grad()
-def randomise(network):
-    """Every parameter random, the norms' too, so that none is left out unseen; activations stay of order one."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in network.named_parameters():
-        draw = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.copy_(draw / parameter[0].numel() ** 0.5)
-        else:
-            parameter.copy_(0.3 * draw + (name.endswith("weight")))
-    return network.eval()
-
-
 def inputs(config, size=None):
     """Three images at three timesteps, with labels where the network takes them."""
     generator = torch.Generator().manual_seed(1)
@@ -102,11 +90,6 @@ def ours(unet, x, timestep, labels, memory_format=torch.contiguous_format):
 @torch.no_grad()
 def theirs(unet, x, timestep, labels):
     return unet(x, timestep, class_labels=labels).sample
-
-
-def relative_error(found, expected):
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 @MEMORY_FORMATS
