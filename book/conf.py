@@ -18,7 +18,14 @@ project = "fromnoise"
 author = "the fromnoise authors"
 html_title = "fromnoise"
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "[0-9][0-9]-*.md", "generated/contents.md", "exercises", "solutions", "**.ipynb_checkpoints"]
+exclude_patterns = [
+    "_build",
+    "[0-9][0-9]-*.md",
+    "generated/contents.md",
+    "exercises",
+    "solutions",
+    "**.ipynb_checkpoints",
+]
 
 nb_execution_mode = "off"  # the notebooks are executed, and checked, by notebooks.py
 nb_render_markdown_format = "myst"

@@ -1,4 +1,4 @@
-"""The training objective and what a network may predict: equations l-simple to min-snr."""
+"""The training objective and what a network may predict: equations l-simple to min-snr, and ldm-loss."""
 
 import math
 
@@ -7,7 +7,14 @@ import sympy as sp
 import torch
 
 from fromnoise.diffusion.exact import gaussian_denoiser
-from fromnoise.diffusion.losses import Weighting, logit_normal_time, loss_weight, min_snr_weight, squared_error
+from fromnoise.diffusion.losses import (
+    Weighting,
+    logit_normal_time,
+    loss_weight,
+    min_snr_weight,
+    squared_error,
+    training_loss,
+)
 from fromnoise.diffusion.parameterization import (
     Prediction,
     error_scale,
@@ -195,3 +202,37 @@ def test_logit_normal__ends():
     assert times[-1] == 1
     assert (times.diff() > 0).all()
     torch.testing.assert_close(torch.logit(times[50]), torch.tensor(0.6))
+
+
+EPSILON, SIMPLE = Prediction("epsilon"), Weighting("simple")
+
+
+def test_ldm_loss(generator):
+    """It is the error in the noise of z_t = a z + sigma eps, for a network that is told t - 1 and the text."""
+    schedule, t = Schedule(linear_betas(10)), torch.tensor([1, 4, 10], dtype=F64)
+    z, noise, text = normal(generator, 3, 4, 2, 2), normal(generator, 3, 4, 2, 2), normal(generator, 3, 5, 6)
+    abar = torch.cumprod(1 - linear_betas(10), 0)[t.long() - 1, None, None, None]
+    z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
+
+    def network(x, timestep, context):
+        torch.testing.assert_close(x, z_t)
+        assert timestep.tolist() == [0, 3, 9]
+        return x * context.mean((1, 2))[:, None, None, None]
+
+    loss = training_loss(network, schedule, EPSILON, SIMPLE, z, t, noise, context=text)
+    expected = (noise - z_t * text.mean((1, 2))[:, None, None, None]).square().mean((1, 2, 3))
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.18215])
+def test_ldm_loss__of_scaled_latents(within_four_sigma, generator, scale):
+    """Monte Carlo: it is least at a^2 s^2 / (a^2 s^2 + sigma^2), s the latents' std: scaled to 1, that is a^2."""
+    schedule, std, count = Schedule(linear_betas(1000)), scale / 0.18215, 20_000
+    t = torch.full((count,), 400.0, dtype=F64)
+    alpha, sigma = schedule.alpha(t[:1]), schedule.sigma(t[:1])
+    z, noise = std * normal(generator, count, 1, 1, 2), normal(generator, count, 1, 1, 2)
+    marginal = (alpha * std) ** 2 + sigma**2
+    loss = training_loss(lambda x, _: x * sigma / marginal, schedule, EPSILON, SIMPLE, z, t, noise)
+    least = (alpha * std) ** 2 / marginal
+    within_four_sigma(loss, least)
+    assert scale == 1.0 or float(least) == pytest.approx(float(alpha**2))

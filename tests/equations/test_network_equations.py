@@ -1,14 +1,15 @@
-"""The two formulas inside the network: equations attention and sinusoid."""
+"""The formulas inside the network: equations attention, cross-attn, geglu and sinusoid."""
 
 import math
 
+import diffusers.models.activations
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 
-from fromnoise.nn.attention import attention
+from fromnoise.nn.attention import CrossAttention, attention
 from fromnoise.nn.layers import timestep_embedding
+from fromnoise.nn.transformer import GEGLU
 
 F64 = torch.float64
 
@@ -17,11 +18,14 @@ def normal(generator, *shape):
     return torch.randn(*shape, generator=generator, dtype=F64)
 
 
-def test_attention(generator):
-    """It equals PyTorch's scaled_dot_product_attention in float64, with heads, and with fewer keys than queries."""
-    query, key, value = normal(generator, 2, 3, 5, 8), normal(generator, 2, 3, 4, 8), normal(generator, 2, 3, 4, 8)
-    expected = F.scaled_dot_product_attention(query, key, value)
-    torch.testing.assert_close(attention(query, key, value), expected, rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize(("queries", "keys"), [(5, 4), (520, 130)])
+@pytest.mark.parametrize("upcast", [False, True])
+def test_attention(generator, queries, keys, upcast):
+    """It equals the formula in einsum's letters, in float64, with heads, for few scores and for many."""
+    query, key, value = (normal(generator, 2, 3, tokens, 8) for tokens in (queries, keys, keys))
+    weights = torch.softmax(torch.einsum("bhnd,bhmd->bhnm", query, key) / math.sqrt(8), dim=-1)
+    expected = torch.einsum("bhnm,bhmd->bhnd", weights, value)
+    torch.testing.assert_close(attention(query, key, value, upcast=upcast), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_attention__brute_force(generator):
@@ -45,6 +49,45 @@ def test_attention__every_position_reaches_every_other(generator):
         moved = value.clone()
         moved[j] += 1
         assert bool(((attention(query, key, moved) - before).abs() > 1e-6).all())
+
+
+def test_cross_attn(generator):
+    """With one token in the context the output is its value, whatever asks; with two, an average of their values."""
+    layer = CrossAttention(8, 6, heads=2).to(F64)
+    tokens, one, other = normal(generator, 3, 5, 8), normal(generator, 3, 1, 6), normal(generator, 3, 1, 6)
+    ours, theirs = (layer.to_out[0](layer.to_v(token)) for token in (one, other))
+    torch.testing.assert_close(layer(tokens, one), ours.expand(3, 5, 8))
+
+    between = (layer.to_out[0].weight.inverse() @ (layer(tokens, torch.cat([one, other], 1)) - theirs).mT).mT
+    share = between / (
+        layer.to_v(one) - layer.to_v(other)
+    )  # of the first token: one number for each head of 4 channels
+    assert bool(((share > 0) & (share < 1)).all())
+    torch.testing.assert_close(share, share[..., [0, 0, 0, 0, 4, 4, 4, 4]])
+
+
+def test_cross_attn__brute_force(generator):
+    """Queries come from the tokens, keys and values from the context: one head at a time, in matrix products."""
+    layer = CrossAttention(8, 6, heads=2).to(F64)
+    tokens, context = normal(generator, 3, 5, 8), normal(generator, 3, 7, 6)
+    weights = (projection.weight.T for projection in (layer.to_q, layer.to_k, layer.to_v))
+    q, k, v = (x @ weight for x, weight in zip((tokens, context, context), weights, strict=True))
+    heads = [torch.softmax(q[..., h] @ k[..., h].mT / 2, -1) @ v[..., h] for h in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(layer(tokens, context), layer.to_out[0](torch.cat(heads, -1)))
+    order = torch.randperm(7, generator=generator)
+    torch.testing.assert_close(layer(tokens, context[:, order]), layer(tokens, context))  # words have no place
+
+
+def test_geglu(generator):
+    """It equals (x W) * gelu(x V) with the Gaussian's own distribution function, and diffusers' GEGLU."""
+    layer, theirs = GEGLU(5, 3).to(F64), diffusers.models.activations.GEGLU(5, 3).to(F64)
+    x = 3 * normal(generator, 2, 4, 5)
+    (w, v), (b, c) = layer.proj.weight.chunk(2), layer.proj.bias.chunk(2)
+    gate = x @ v.T + c
+    gelu = gate * torch.distributions.Normal(0.0, 1.0).cdf(gate)
+    torch.testing.assert_close(layer(x), (x @ w.T + b) * gelu)
+    theirs.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), theirs(x))
 
 
 def test_sinusoid(generator):

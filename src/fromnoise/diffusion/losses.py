@@ -128,11 +128,15 @@ def training_loss(
     gamma: float = 5.0,
     **condition: Tensor,
 ) -> Tensor:
-    """The loss of each sample, ``(B,)``: make it noisy, let the network predict, weigh the squared error.
+    """The loss of each sample, ``(B,)``: make it noisy, let the network predict, weigh the squared error. Eq. ldm-loss.
+
+    Of scaled latents and with a text as the condition it is latent diffusion's loss; of images it is DDPM's.
 
     Args:
         network: called as ``network(x_t, schedule.network_time(t), **condition)``, with t - 1 for a `Schedule`.
-        x0, noise: ``(B, ...)``; t: ``(B,)``, of a `Schedule` whole times 1..T.
+        x0, noise: ``(B, ...)``, images or latents; t: ``(B,)``, of a `Schedule` whole times 1..T.
+
+    Source: Rombach et al. 2022 (arXiv 2112.10752), equations 2 and 3.
     """
     x_t = forward_marginal(schedule, x0, t, noise)
     output = network(x_t, schedule.network_time(t), **condition)

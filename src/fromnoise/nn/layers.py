@@ -148,11 +148,18 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the size, ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``: each pixel becomes a 2x2 square, then a convolution."""
+    """Doubles the size, ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``: each pixel becomes a 2x2 square, then a convolution.
+
+    A ``size`` that is odd loses the last row or column of the squares.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return upsample(x, self.conv.weight, self.conv.bias)  # (B, C, 2H, 2W)
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
+        if height % 2 == 0 and width % 2 == 0:
+            return upsample(x, self.conv.weight, self.conv.bias)  # (B, C, 2H, 2W)
+        squares = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)  # (B, C, 2H, 2W)
+        return self.conv(squares[:, :, :height, :width])  # (B, C, height, width)
