@@ -62,6 +62,7 @@ def build_counter(path):
 
 
 def test_a_contestant_lives_in_a_process_of_its_own(tmp_path):
+    torch.use_deterministic_algorithms(False)
     counter = measure.OwnProcess(build_counter, tmp_path / "calls")
     counter()
     counter()

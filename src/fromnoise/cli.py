@@ -260,12 +260,13 @@ COMMANDS = {"models": models, "sample": sample, "train": train, "evaluate": eval
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, or 2 after a mistake of the user's, told in one line."""
+    """Runs a command; returns the exit status: 0, or 2 after a mistake of the user's, told in one line.
+
+    What `signals` makes of a request to stop passes through.
+    """
     with outlets() as output:
         try:
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        except KeyboardInterrupt as stop:
-            return signals.farewell(stop)
         except Exception as error:
             if (line := explained(error)) is None:
                 raise

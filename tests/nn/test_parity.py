@@ -97,6 +97,7 @@ def theirs(unet, x, timestep, labels):
 def test_saved_by_diffusers_opens_here(variant, memory_format, tmp_path):
     there = randomise(UNet2DModel(**SMALL | VARIANTS[variant]))
     there.save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
     here = open_model(tmp_path).unet
     batch = inputs(here.config)
     assert relative_error(ours(here, *batch, memory_format), theirs(there, *batch)) < 1e-5
@@ -106,6 +107,7 @@ def test_saved_by_diffusers_opens_here(variant, memory_format, tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_saved_here_opens_in_diffusers(variant, memory_format, tmp_path):
     UNet2DModel(**SMALL | VARIANTS[variant]).save_pretrained(tmp_path / "there")
+    DDPMScheduler().save_pretrained(tmp_path / "there")
     config = open_model(tmp_path / "there").unet.config
     here = randomise(UNet(config)).to(memory_format=memory_format)
     save_model(Model.of_pixels(here, NoiseConfig()), tmp_path / "here")
@@ -138,6 +140,7 @@ def test_parity_would_notice_another_number(field, value):
 def test_sizes_other_than_the_training_size(tmp_path):
     there = randomise(UNet2DModel(**SMALL))
     there.save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
     here = open_model(tmp_path).unet
     batch = inputs(here.config, size=12)
     assert relative_error(ours(here, *batch), theirs(there, *batch)) < 1e-5
@@ -169,6 +172,7 @@ def test_pipeline_directory_of_diffusers_opens_here(tmp_path):
 def test_ddpm_cifar10(tmp_path):
     there = randomise(UNet2DModel(**CIFAR10))
     there.save_pretrained(tmp_path / "there")
+    DDPMScheduler().save_pretrained(tmp_path / "there")
     here = open_model(tmp_path / "there")
     assert sum(parameter.numel() for parameter in here.unet.parameters()) == 35_746_307
     batch = inputs(here.unet.config)
