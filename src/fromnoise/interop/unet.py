@@ -164,7 +164,7 @@ def unet_config_from_diffusers(
     class_name = content.get("_class_name")
     if class_name == "UNet2DConditionModel" and not text:
         raise UserError(f"{origin}: {class_name}: text-conditional U-Nets are not supported by this version")
-    if class_name not in _FILES:
+    if class_name not in list(_FILES):  # a list, because a file may have something there that has no hash
         raise refused(origin, "_class_name", class_name, "it should be 'UNet2DModel' or 'UNet2DConditionModel'")
     if content.get("addition_embed_type") == "text_time":
         raise refused(
