@@ -126,6 +126,8 @@ def test_changes_are_what_override_takes():
     assert command(dataclasses.replace(load_config("mnist"))) == "fromnoise train mnist"
     changed = load_config("mnist").override({"train.batch_size": 32})
     assert command(changed) == "fromnoise train mnist --train.batch-size 32"
+    flags = load_config("mnist-conditional").override({"data.conditional": False, "data.flip": True})
+    assert command(flags) == "fromnoise train mnist-conditional --data.no-conditional --data.flip"
 
 
 def test_a_preset_has_the_sections_of_its_task(preset):

@@ -183,5 +183,9 @@ def command(config: TrainingConfig) -> str:
         return "fromnoise train training.toml"
     words: list[Any] = ["fromnoise", "train", config.name]
     for key, value in changes(load_config(config.name), config).items():
-        words += [f"--{key.replace('_', '-')}", *(value if isinstance(value, tuple) else [value])]
+        option = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--{option.replace('.', '.no-')}")
+        else:
+            words += [f"--{option}", *(value if isinstance(value, tuple) else [value])]
     return shlex.join(map(str, words))
