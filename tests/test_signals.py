@@ -14,7 +14,9 @@ from fromnoise import __main__ as entry
 from fromnoise import cli, signals
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the moments to stop at are seen in /proc, which Linux alone has"
+)
 
 
 def listens(process) -> bool:

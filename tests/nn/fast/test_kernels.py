@@ -15,7 +15,8 @@ from fromnoise import files, terminal
 from fromnoise.nn.fast import group_norm, kernels
 
 needs_compiler = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("c++") is None, reason="there is no C++ compiler"
+    sys.platform != "linux" or shutil.which("c++") is None,
+    reason="kernels are built on Linux alone, and by a compiler",
 )
 SOURCE = 'extern "C" int answer() { return 42; }'
 PLANTED = """#include <cstdio>
@@ -111,7 +112,7 @@ OTHERS = ["others may write to it", "a link", "another user's"]
 @pytest.mark.parametrize("how", SPOILT + OTHERS)
 def test_what_is_damaged_or_could_be_of_others_is_built_anew(source, built, tmp_path, how):
     if how == "another user's" and os.geteuid() != 0:
-        pytest.skip("only root can give a file away")
+        pytest.skip("only root can give a file to another user")
     plant(built, how, tmp_path / "SPRUNG")
     assert opened(source).answer() == 42
     assert not (tmp_path / "SPRUNG").exists()
@@ -123,7 +124,7 @@ def test_what_is_damaged_or_could_be_of_others_is_built_anew(source, built, tmp_
 @pytest.mark.parametrize("how", ["others may write", "a folder above", "another user's", "relative", "no home"])
 def test_a_folder_that_others_can_write_to_is_not_used(cache, source, built, tmp_path, monkeypatch, capsys, how):
     if how == "another user's" and os.geteuid() != 0:
-        pytest.skip("only root can give a folder away")
+        pytest.skip("only root can give a folder to another user")
     plant(built, "one that works", tmp_path / "SPRUNG")
     if how == "others may write":
         cache.chmod(0o777)
