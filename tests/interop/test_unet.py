@@ -5,11 +5,17 @@ import json
 from dataclasses import asdict
 
 import pytest
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from fromnoise.errors import UserError
-from fromnoise.interop.unet import OF_AVERAGES, UNet2DModelFile, unet_config_from_diffusers, unet_config_to_diffusers
+from fromnoise.interop.unet import (
+    OF_AVERAGES,
+    UNet2DConditionModelFile,
+    UNet2DModelFile,
+    unet_config_from_diffusers,
+    unet_config_to_diffusers,
+)
 from fromnoise.nn.unet import UNetConfig
 
 SMALL = {
@@ -65,12 +71,15 @@ def test_legacy_config():
     )
 
 
-def test_keys_and_defaults_are_those_of_diffusers():
-    signature = inspect.signature(UNet2DModel.__init__).parameters
-    theirs = {key: signature[key].default for key in signature if key != "self"}
-    averaged = EMAModel([], model_cls=UNet2DModel).state_dict().keys() - {"shadow_params"}
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(UNet2DModelFile, UNet2DModel), (UNet2DConditionModelFile, UNet2DConditionModel)]
+)
+def test_keys_and_defaults_are_those_of_diffusers(ours, theirs):
+    signature = inspect.signature(theirs.__init__).parameters
+    defaults = {key: signature[key].default for key in signature if key != "self"}
+    averaged = EMAModel([], model_cls=theirs).state_dict().keys() - {"shadow_params"}
     assert averaged == set(OF_AVERAGES)
-    assert asdict(UNet2DModelFile()) == theirs | dict.fromkeys(averaged)
+    assert asdict(ours()) == defaults | dict.fromkeys(averaged)
 
 
 @pytest.mark.parametrize(

@@ -35,22 +35,13 @@ OF_AVERAGES = ("decay", "min_decay", "optimization_step", "update_after_step", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNet2DModelFile:
-    """The keys of a ``config.json`` whose ``_class_name`` is ``UNet2DModel``, with diffusers' defaults."""
+class _UNetFile:
+    """The keys that both classes have, with the same defaults."""
 
     # what a UNetConfig is made of
     sample_size: Size | tuple[Size, Size] | None = None
-    in_channels: Width = 3
-    out_channels: Width = 3
-    block_out_channels: Widths = (224, 448, 672, 896)
-    down_block_types: tuple[DownBlock, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
-    up_block_types: tuple[UpBlock, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
-    add_attention: bool = True
-    layers_per_block: Layers = 2
-    attention_head_dim: Count | None = 8
     num_class_embeds: Classes | None = None
     norm_num_groups: Count = 32
-    attn_norm_num_groups: Count | None = None
     norm_eps: Epsilon = 1e-5
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     time_embedding_dim: Count | None = None
@@ -61,14 +52,10 @@ class UNet2DModelFile:
     act_fn: Literal["silu", "swish"] = "silu"
     center_input_sample: Literal[False] = False
     class_embed_type: None = None
-    downsample_type: Literal["conv"] = "conv"
     mid_block_scale_factor: One = 1
-    mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
     time_embedding_type: Literal["positional"] = "positional"
-    upsample_type: Literal["conv"] = "conv"
     # what changes no prediction
     dropout: float = 0.0
-    num_train_timesteps: Count | None = None
     # what diffusers' EMAModel writes beside the others, of how the weights were averaged
     decay: float | None = None
     min_decay: float | None = None
@@ -80,11 +67,32 @@ class UNet2DModelFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNet2DConditionModelFile:
+class UNet2DModelFile(_UNetFile):
+    """The keys of a ``config.json`` whose ``_class_name`` is ``UNet2DModel``, with diffusers' defaults."""
+
+    # what a UNetConfig is made of
+    in_channels: Width = 3
+    out_channels: Width = 3
+    block_out_channels: Widths = (224, 448, 672, 896)
+    down_block_types: tuple[DownBlock, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+    up_block_types: tuple[UpBlock, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    add_attention: bool = True
+    layers_per_block: Layers = 2
+    attention_head_dim: Count | None = 8
+    attn_norm_num_groups: Count | None = None
+    # what must be as it is here
+    downsample_type: Literal["conv"] = "conv"
+    mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
+    upsample_type: Literal["conv"] = "conv"
+    # what changes no prediction
+    num_train_timesteps: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet2DConditionModelFile(_UNetFile):
     """The keys of a ``config.json`` whose ``_class_name`` is ``UNet2DConditionModel``, with diffusers' defaults."""
 
     # what a UNetConfig is made of
-    sample_size: Size | tuple[Size, Size] | None = None
     in_channels: Width = 4
     out_channels: Width = 4
     block_out_channels: Widths = (320, 640, 1280, 1280)
@@ -105,20 +113,9 @@ class UNet2DConditionModelFile:
     cross_attention_dim: Width | tuple[Width, ...] = 1280
     use_linear_projection: bool = False
     upcast_attention: bool | None = False
-    num_class_embeds: Classes | None = None
-    norm_num_groups: Count = 32
-    norm_eps: Epsilon = 1e-5
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
-    time_embedding_dim: Count | None = None
-    flip_sin_to_cos: bool = True
-    freq_shift: Shift = 0
-    downsample_padding: Padding = 1
     # what must be as it is here
-    act_fn: Literal["silu", "swish"] = "silu"
     addition_embed_type: None = None
     attention_type: Literal["default"] = "default"
-    center_input_sample: Literal[False] = False
-    class_embed_type: None = None
     class_embeddings_concat: Literal[False] = False
     conv_in_kernel: Literal[3] = 3
     conv_out_kernel: Literal[3] = 3
@@ -127,7 +124,6 @@ class UNet2DConditionModelFile:
     encoder_hid_dim: None = None
     encoder_hid_dim_type: None = None
     mid_block_only_cross_attention: Literal[False] | None = None
-    mid_block_scale_factor: One = 1
     mid_block_type: Literal["UNetMidBlock2DCrossAttn"] = "UNetMidBlock2DCrossAttn"
     num_attention_heads: None = None
     only_cross_attention: Literal[False] | tuple[Literal[False], ...] = False
@@ -136,13 +132,11 @@ class UNet2DConditionModelFile:
     reverse_transformer_layers_per_block: None = None
     time_cond_proj_dim: None = None
     time_embedding_act_fn: None = None
-    time_embedding_type: Literal["positional"] = "positional"
     timestep_post_act: None = None
     transformer_layers_per_block: Literal[1] | tuple[Literal[1], ...] = 1
     # what changes no prediction
     addition_embed_type_num_heads: Count = 64
     addition_time_embed_dim: Count | None = None
-    dropout: float = 0.0
     projection_class_embeddings_input_dim: Count | None = None
 
 
