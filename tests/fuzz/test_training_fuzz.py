@@ -9,19 +9,13 @@ import torch
 from attempts import attempt
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from runs import BRIEFLY as CONFIG
 
-from fromnoise.train.config import load_config
 from fromnoise.train.run import train
 from fromnoise.train.tasks.denoising import DenoisingTask
 
 pytestmark = pytest.mark.slow
 
-TINY = Path(__file__).parents[1] / "train" / "tiny.toml"
-BRIEF = {"train.steps": 4, "train.checkpoint_every": 1, "train.batch_size": 8, "train.warmup_steps": 0}
-BRIEF |= {"train.dtype": "fp32", "train.compile": "no", "train.device": "cpu", "train.validate_every": 4}
-BRIEF |= {"network.channels": (8,), "network.attention_levels": (False,)}
-BRIEF |= {"network.norm_groups": 4, "network.head_dim": 8}
-CONFIG = load_config(str(TINY)).override(BRIEF)
 LAST = "step-00000004"
 FILES = ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "checksums.json")
 

@@ -16,8 +16,28 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from fromnoise.train.config import load_config
+
 TINY = Path(__file__).with_name("tiny.toml")
 CLASSIFIER = Path(__file__).with_name("tiny-classifier.toml")
+BRIEF = {
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "validate_every": 4,
+    "preview_every": 4,
+    "steps": 4,
+    "batch_size": 8,
+    "warmup_steps": 0,
+}
+BRIEF |= {"dtype": "fp32", "compile": "no", "device": "cpu"}
+SMALL = {
+    "network.channels": (8,),
+    "network.attention_levels": (False,),
+    "network.norm_groups": 4,
+    "network.head_dim": 8,
+}
+BRIEFLY = load_config(str(TINY)).override(SMALL | {f"train.{key}": value for key, value in BRIEF.items()})
+"""the tiny preset, made smaller still: a run of four steps, each with a checkpoint"""
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["fromnoise.cli", "fromnoise.train.run", "sklearn.datasets", "torch._dynamo", "torch._inductor.compile_fx"]

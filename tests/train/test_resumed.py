@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, assert_same_run, checkpoint_steps, final_state
+from runs import BRIEFLY as CONFIG
+from runs import assert_same_run, checkpoint_steps, final_state
 from test_checkpoint import flip, forge
 
 from fromnoise.errors import UserError
@@ -18,24 +19,6 @@ from fromnoise.train.config import load_config
 from fromnoise.train.folder import list_checkpoints, locked
 from fromnoise.train.run import train
 from fromnoise.train.tasks.denoising import DenoisingTask
-
-BRIEF = {
-    "log_every": 1,
-    "checkpoint_every": 1,
-    "validate_every": 4,
-    "preview_every": 4,
-    "steps": 4,
-    "batch_size": 8,
-    "warmup_steps": 0,
-}
-BRIEF |= {"dtype": "fp32", "compile": "no", "device": "cpu"}
-SMALL = {
-    "network.channels": (8,),
-    "network.attention_levels": (False,),
-    "network.norm_groups": 4,
-    "network.head_dim": 8,
-}
-CONFIG = load_config(str(TINY)).override(SMALL | {f"train.{key}": value for key, value in BRIEF.items()})
 
 
 @pytest.fixture(autouse=True, scope="module")
