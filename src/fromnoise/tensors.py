@@ -1,6 +1,6 @@
 """The one reader of weights: safetensors files, of which nothing is believed that has not been looked at."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -15,8 +15,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """in which weights come"""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, unread: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, on the CPU. They lie in the file itself until they are changed.
+
+    Args:
+        unread: names of tensors that are left out, whatever they are.
 
     Raises:
         UserError: it is no file, is damaged, or holds what cannot be weights, as `check_finite` says.
@@ -26,6 +29,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             tensors = safetensors.torch.load_file(path)
         except (SafetensorError, OSError, RuntimeError) as problem:
             raise UserError(f"{path} is not a complete safetensors file: {problem}") from None
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in unread}
     check_finite(tensors, path)
     return tensors
 

@@ -82,7 +82,7 @@ CONFIGS = {
 
 
 def read(content):
-    return unet_config_from_diffusers(content, "here.json", text=True)
+    return unet_config_from_diffusers(content, "here.json")
 
 
 def refusal(**changes):
@@ -233,11 +233,6 @@ def test_unknown_key_is_refused_by_name():
 def test_numbers_that_do_not_fit_together():
     assert refusal(attention_head_dim=7) == "here.json: channels 320 is not a multiple of heads 7"
     assert refusal(attention_head_dim=[5, 10, 20]) == "here.json: 3 heads for 4 levels of channels"
-
-
-def test_text_is_refused_where_nobody_can_tell_the_network_one():
-    with pytest.raises(UserError, match="text-conditional U-Nets are not supported"):
-        unet_config_from_diffusers(SD15)
 
 
 @pytest.mark.parametrize("linear", [False, True])

@@ -3,37 +3,11 @@
 import json
 
 import pytest
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from fromnoise.errors import UserError
 from fromnoise.interop.tokenizer import Tokens, read_tokenizer
-
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-KNOWN_WORDS = ("cat", "dog", "hello", "the", "photo", "of", "riding", "painting", "ing</w>", "!!", "Ã©")
-
-
-def small_vocabulary():
-    """Vocabulary and merges in CLIP's order: `!` first, each byte, each byte at a word's end, merges, two tokens more.
-
-    Each known word is merged from left to right, once as the end of a word and once within one.
-    """
-    alphabet = sorted(ByteLevel.alphabet(), key=lambda sign: (sign != "!", sign))
-    merges = {}  # as an ordered set
-    for word in KNOWN_WORDS:
-        signs = list(word.removesuffix("</w>"))
-        for last in (signs[-1] + "</w>", signs[-1]):
-            left = signs[0]
-            for sign in [*signs[1:-1], last]:
-                merges[left, sign] = None
-                left += sign
-    words = list(dict.fromkeys(left + right for left, right in merges))
-    tokens = [*alphabet, *(sign + "</w>" for sign in alphabet), *words, BOS, EOS]
-    return {token: i for i, token in enumerate(tokens)}, list(merges)
-
-
-VOCABULARY, MERGES = small_vocabulary()
-
+from small_sd import BOS, EOS, MERGES, VOCABULARY
 
 def special(content, **flags):
     return {"content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False} | flags

@@ -193,7 +193,6 @@ def test_missing_size_is_refused_by_name():
 
 
 def test_other_classes():
-    assert "text-conditional U-Nets are not supported" in refusal(_class_name="UNet2DConditionModel")
     assert refusal(_class_name="VQModel").startswith('here.json: _class_name: "VQModel"')
     assert refusal(_class_name=None).startswith("here.json: _class_name: null")
 

@@ -236,7 +236,7 @@ def test_damaged_json(name, content, saved):
         (UNET, "cross_attention_dim", 768, "unknown key cross_attention_dim"),
         (UNET, "in_channels", "3", 'in_channels: "3" is not supported'),
         (UNET, "sample_size", 7, "sample_size 7 is not a multiple of 2"),
-        (UNET, "_class_name", "UNet2DConditionModel", "UNet2DConditionModel: text-conditional U-Nets"),
+        (UNET, "_class_name", "UNet2DConditionModel", 'down_block_types.1: "AttnDownBlock2D" is not supported'),
         (SCHEDULER, "_class_name", "FlowMatchEulerDiscreteScheduler", "_class_name: "),
         (SCHEDULER, "beta_start", 0, "beta_start: 0 is not supported"),
         (INDEX, "vqvae", ["diffusers", "VQModel"], "unknown key vqvae"),

@@ -61,7 +61,7 @@ def pair(**options):
     """The same random network here and there."""
     there = randomise(UNet2DConditionModel(**SMALL | options))
     content = {"_class_name": "UNet2DConditionModel", **there.config}
-    here = UNet(unet_config_from_diffusers(content, text=True))
+    here = UNet(unet_config_from_diffusers(content))
     here.load_state_dict(there.state_dict(), strict=True)
     return here.eval(), there
 

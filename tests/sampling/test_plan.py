@@ -155,7 +155,7 @@ def test_refusals(wrong, message, conditional):
 
 
 def test_an_unconditional_model_is_asked_for_nothing(unconditional):
-    with pytest.raises(UserError, match="unconditional: leave --classes out"):
+    with pytest.raises(UserError, match="unconditional: leave --classes and --prompt out"):
         plan(open_model(unconditional), Request(classes=(0,)))
 
 

@@ -62,7 +62,7 @@ def compare_with_real(metrics: Iterable[str]) -> bool:
 
 def fitting_metrics(model: Model) -> tuple[str, ...]:
     """What is measured of a model unless told otherwise."""
-    if model.space.shape != SHAPE:
+    if model.space.image_shape != SHAPE:
         return ("fid", "kid", "pr")
     return ("accuracy", "fd", "kid", "pr") if model.conditioner.names == DIGITS else ("fd", "kid", "pr")
 
@@ -84,7 +84,7 @@ def features_of_metrics(names: Sequence[str], model: Model, n: int, features: st
         raise UserError(f"unknown features {features!r}: there are {', '.join(FEATURES)}")
     if features is not None and not {"kid", "pr"} & set(names):
         raise UserError(f"features are chosen for kid and pr, not for {', '.join(names)}: leave --features out")
-    shape = model.space.shape
+    shape = model.space.image_shape
     chosen = features or ("classifier" if shape == SHAPE else "inception")
     used = {name: metric.features or chosen for name, metric in METRICS.items() if name in names}
     for name, needed in used.items():

@@ -68,7 +68,7 @@ def reference_of(model: Model, name: str, data: str | None = None, split: str = 
         config = load_config(str(path)).data
         how = (config.image_column, config.label_column, config.configuration if data is None else None)
         return Reference(config.source if data is None else data, split, *how, config.resize, config.background)
-    source = MNIST if data is None and model.space.shape == SHAPE else data
+    source = MNIST if data is None and model.space.image_shape == SHAPE else data
     return None if source is None else Reference(source, split)
 
 

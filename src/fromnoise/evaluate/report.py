@@ -15,7 +15,7 @@ from fromnoise.evaluate.metrics import Measurement, compare_with_real, features_
 from fromnoise.evaluate.reference import SPLIT_NAMES, RealImages, Reference
 from fromnoise.models import Model
 from fromnoise.sampling.generate import draw
-from fromnoise.sampling.plan import SAMPLERS, Plan, plan
+from fromnoise.sampling.plan import Plan, plan
 from fromnoise.sampling.request import Request
 
 ENOUGH = 10_000
@@ -69,7 +69,7 @@ class Evaluation:
             "data_mix": self.data_mix,
             "steps": plan.steps,
             "evaluations": plan.evaluations,
-            "eta": plan.request.eta if "eta" in SAMPLERS[plan.request.sampler].options else None,
+            "eta": plan.request.eta if "eta" in plan.method.options else None,
             "device": plan.device.type,
             "request": asdict(plan.request),
             "reference": real.description() if real and compares else None,
@@ -113,7 +113,11 @@ def prepare(
         raise UserError("which real images? The model does not tell what it was trained on: give --data")
     if data_mix and (request.classes is not None or not has_classes):
         raise UserError("--data-mix chooses the classes of a model that has some: leave it out, or leave --classes out")
-    real = None if reference is None else RealImages(reference, model.space.shape, has_classes, model.conditioner.names)
+    real = (
+        None
+        if reference is None
+        else RealImages(reference, model.space.image_shape, has_classes, model.conditioner.names)
+    )
     if real is not None and data_mix:
         planned = replace(planned, wishes=real.class_mix(planned.n))
     if real is not None and compares:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fromnoise.configs import Count, Counts, Positive, refused
 from fromnoise.errors import UserError
-from fromnoise.interop.rules import headed, modern_attention_name, read_public
+from fromnoise.interop.rules import headed, modern_attention_name, read_public, renamed
 from fromnoise.nn.autoencoder import AutoencoderConfig
 
 # What means the same in both: our name and diffusers'.
@@ -75,7 +75,11 @@ def autoencoder_config_to_diffusers(config: AutoencoderConfig) -> dict[str, Any]
 
 
 def modern_autoencoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under today's names, its attention's 1x1 convolutions ``(D, C, 1, 1)`` as matrices ``(D, C)``."""
-    named = {modern_attention_name(key): tensor for key, tensor in state.items()}
+    """A state dict under today's names, its attention's 1x1 convolutions ``(D, C, 1, 1)`` as matrices ``(D, C)``.
+
+    Raises:
+        UserError: a weight is there by its old and its new name.
+    """
+    named = renamed(state, modern_attention_name)
     flat = {key for key, tensor in named.items() if ".attentions." in key and tensor.ndim == 4}
     return {key: tensor.flatten(1) if key in flat else tensor for key, tensor in named.items()}

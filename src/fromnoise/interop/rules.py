@@ -5,10 +5,13 @@ the computation accepts only the value at which it does not (``Literal[False]``)
 network that opens here computes what diffusers computes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from fromnoise.configs import read
+from fromnoise.errors import UserError
 
 T = TypeVar("T")
 
@@ -37,3 +40,17 @@ def modern_attention_name(key: str) -> str:
     for legacy, modern in LEGACY_NAMES.items():
         key = key.replace(legacy, modern)
     return key
+
+
+def renamed(state: Mapping[str, Tensor], name: Callable[[str], str]) -> dict[str, Tensor]:
+    """The weights by their names of today.
+
+    Raises:
+        UserError: two of them have the same one.
+    """
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if name(key) in result:
+            raise UserError(f"the weights have {name(key)} twice, by its old and its new name")
+        result[name(key)] = tensor
+    return result

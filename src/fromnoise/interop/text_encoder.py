@@ -8,13 +8,17 @@ from torch import Tensor
 
 from fromnoise.configs import Count, Positive
 from fromnoise.errors import UserError
-from fromnoise.interop.rules import read_public
+from fromnoise.interop.rules import read_public, renamed
 from fromnoise.nn.text_encoder import Activation, TextEncoderConfig
 
 # Our name and transformers'.
 _SAME = {"vocabulary": "vocab_size", "width": "hidden_size", "mlp_width": "intermediate_size"}
 _SAME |= {"layers": "num_hidden_layers", "heads": "num_attention_heads", "max_length": "max_position_embeddings"}
 _SAME |= {"activation": "hidden_act", "norm_eps": "layer_norm_eps"}
+
+
+POSITIONS = ("embeddings.position_ids", "text_model.embeddings.position_ids")
+"""the numbers 0 to 76, which transformers stored beside the weights before its release 4.31"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,9 @@ def text_encoder_config_to_transformers(config: TextEncoderConfig) -> dict[str, 
 def modern_text_encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under today's names.
 
-    Before its release 5, transformers began each with ``text_model.``, and before 4.31 it stored the positions 0..76.
+    Before its release 5, transformers began each with ``text_model.``.
+
+    Raises:
+        UserError: a weight is there by its old and its new name.
     """
-    named = {key.removeprefix("text_model."): tensor for key, tensor in state.items()}
-    return {key: tensor for key, tensor in named.items() if key != "embeddings.position_ids"}
+    return renamed(state, lambda key: key.removeprefix("text_model."))

@@ -74,6 +74,7 @@ class Tokenizer:
 
     Attributes:
         length: number of ids for each text.
+        size: one more than the largest id.
         bos, eos, pad: ids of the tokens that begin a text, end it, and fill up the rest.
     """
 
@@ -91,6 +92,7 @@ class Tokenizer:
         self._backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
         self._backend.add_tokens([token.added() for token in (*added, *named)])
         ids = self._backend.get_vocab()  # the added tokens among them
+        self.size = 1 + max(ids.values())
         self.bos, self.eos, self.pad = ids[bos.content], ids[eos.content], ids[pad.content]
         self.length = int(file.model_max_length) if file.model_max_length < 1e6 else LENGTH  # 1e30 stands for none
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fromnoise.configs import Count, refused
 from fromnoise.errors import UserError
-from fromnoise.interop.rules import headed, read_public
+from fromnoise.interop.rules import headed, modern_attention_name, read_public, renamed
 from fromnoise.nn.unet import UNetConfig
 
 Size = Annotated[int, Gt(0), Le(8192)]  # pixels
@@ -144,20 +144,13 @@ _FILES: dict[str, type[UNet2DModelFile] | type[UNet2DConditionModelFile]]
 _FILES = {"UNet2DModel": UNet2DModelFile, "UNet2DConditionModel": UNet2DConditionModelFile}
 
 
-def unet_config_from_diffusers(
-    content: Mapping[str, Any], origin: str = "config.json", *, text: bool = False
-) -> UNetConfig:
+def unet_config_from_diffusers(content: Mapping[str, Any], origin: str = "config.json") -> UNetConfig:
     """The `UNetConfig` of a ``config.json`` whose ``_class_name`` is ``UNet2DModel`` or ``UNet2DConditionModel``.
-
-    Args:
-        text: whether a network that is told a text may come out; otherwise it is refused.
 
     Raises:
         UserError: the network is another one, or would compute something else; names ``origin`` and the key.
     """
     class_name = content.get("_class_name")
-    if class_name == "UNet2DConditionModel" and not text:
-        raise UserError(f"{origin}: {class_name}: text-conditional U-Nets are not supported by this version")
     if class_name not in list(_FILES):  # a list, because a file may have something there that has no hash
         raise refused(origin, "_class_name", class_name, "it should be 'UNet2DModel' or 'UNet2DConditionModel'")
     if content.get("addition_embed_type") == "text_time":
@@ -234,9 +227,13 @@ def unet_config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
 
 
 def modern_unet_state(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
-    """A state dict whose spatial transformers begin and end as the config says, with linear layers or 1x1 convolutions.
+    """A state dict under today's names, whose spatial transformers begin and end as the config says.
 
-    Other releases stored the same numbers as the other of the two: ``(D, C, 1, 1)`` instead of ``(D, C)``.
+    These are linear layers or 1x1 convolutions, and other releases stored the same numbers as the other of the two:
+    ``(D, C, 1, 1)`` instead of ``(D, C)``.
+
+    Raises:
+        UserError: a weight is there by its old and its new name.
     """
 
     def stored(key: str, tensor: Tensor) -> Tensor:
@@ -245,7 +242,7 @@ def modern_unet_state(state: Mapping[str, Tensor], config: UNetConfig) -> dict[s
         matrix = tensor[:, :, 0, 0] if tensor.shape[2:] == (1, 1) else tensor  # (D, C)
         return matrix if config.linear_projection or matrix.ndim != 2 else matrix[:, :, None, None]
 
-    return {key: stored(key, tensor) for key, tensor in state.items()}
+    return {key: stored(key, tensor) for key, tensor in renamed(state, modern_attention_name).items()}
 
 
 def _block_types(class_name: str, attention_levels: tuple[bool, ...]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise.errors import UserError
-from fromnoise.models.layout import INDEX, STEM, VARIANTS
+from fromnoise.models.layout import INDEX, STEM, TEXT_STEM, VARIANTS
 from fromnoise.models.model import Model
 from fromnoise.models.store import is_supported, open_directory
 
@@ -76,8 +76,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     def fetch(variant: str, local_files_only: bool = False) -> Path:
-        files = [f"{STEM}{variant}.safetensors", f"{STEM}{variant}-*-of-*.safetensors"]
-        patterns = ["*.json", "README.md", *files, *(f"unet/{name}" for name in files)]
+        folders = {"": STEM, "unet/": STEM, "vae/": STEM, "text_encoder/": TEXT_STEM}
+        files = [f"{folder}{stem}{variant}{shard}" for folder, stem in folders.items() for shard in ("", "-*-of-*")]
+        patterns = ["*.json", "tokenizer/merges.txt", "README.md", *(f"{name}.safetensors" for name in files)]
         options: dict[str, Any] = {"revision": revision, "allow_patterns": patterns}
         return Path(snapshot_download(hub_id, local_files_only=local_files_only, **options))
 

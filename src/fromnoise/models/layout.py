@@ -12,12 +12,12 @@ from fromnoise.errors import UserError
 from fromnoise.interop.rules import read_public
 
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
-STEM = "diffusion_pytorch_model"
+STEM, TEXT_STEM = "diffusion_pytorch_model", "model"  # of the weights of diffusers' networks and transformers'
 WEIGHTS = f"{STEM}.safetensors"
 VARIANTS = ("", ".fp16", ".bf16")  # of the weights, the one first that is taken if there are several
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-OF_LATENTS = ("vae", "vqvae", "movq", "text_encoder")
-"""folders whose presence says that the U-Net beside them does not see images"""
+OTHER_LATENTS = ("vqvae", "movq")
+"""folders of autoencoders that are not here, whose presence says that the U-Net beside them does not see images"""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Layout:
     unet: Path  # the folder of the network's config and weights
     scheduler: Path  # the scheduler's config
     index: Path | None  # model_index.json, if there is one
+    autoencoder: Path | None  # its folder, if the network sees latents
+    text_encoder: Path | None  # its folder, if the network is told a text
+    tokenizer: Path | None  # as text_encoder
 
 
 def find_layout(directory: Path) -> Layout:
@@ -53,10 +56,13 @@ def find_layout(directory: Path) -> Layout:
     if scheduler is None and index is None:
         load(unet / CONFIG)  # says so if there is no network, either
         raise UserError(f"{unet} is a U-Net alone: put the {SCHEDULER_CONFIG} of its training beside its {CONFIG}")
-    latents = [home / name for home in homes for name in OF_LATENTS if os.path.isdir(home / name)]
-    if latents:
-        raise UserError(f"{latents[0]} is there: the U-Net sees latents, which this version does not support")
-    return Layout(unet, scheduler or schedulers[-1], index)
+
+    def part(name: str) -> Path | None:
+        return next((home / name for home in homes if os.path.isdir(home / name)), None)
+
+    for name in filter(part, OTHER_LATENTS):
+        raise UserError(f"{part(name)} is there: the U-Net sees latents of an autoencoder that is not supported")
+    return Layout(unet, scheduler or schedulers[-1], index, part("vae"), part("text_encoder"), part("tokenizer"))
 
 
 def _parent(folder: Path) -> Path:
@@ -81,14 +87,17 @@ class ShardsFile:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
     """The safetensors files that the weights of a network are in: one, or its shards.
+
+    Args:
+        stem: how the names of the files begin.
 
     Raises:
         UserError: there are none, or the index of the shards names something else.
     """
     for variant in VARIANTS:
-        single, index = folder / f"{STEM}{variant}.safetensors", folder / f"{WEIGHTS}.index{variant}.json"
+        single, index = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
         if os.path.lexists(single):
             return [single]
         if os.path.lexists(index):
@@ -100,4 +109,4 @@ def weight_files(folder: Path) -> list[Path]:
     found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     pickle = next((name for name in found if name.endswith(PICKLES)), None)
     hint = f", and the pickle {pickle} is never opened: convert it to safetensors" if pickle else ""
-    raise UserError(f"{folder / WEIGHTS} is missing{hint}")
+    raise UserError(f"{folder / stem}.safetensors is missing{hint}")

@@ -1,16 +1,16 @@
 """A model: values, not branches."""
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import NetworkDenoiser, Prediction
-from fromnoise.models.conditioning import Classes, Conditioner, Unconditional
+from fromnoise.models.conditioning import Conditioner, by_class
+from fromnoise.models.placing import placed
 from fromnoise.models.space import Pixels, Space
 from fromnoise.nn.unet import UNet
 
@@ -35,12 +35,12 @@ class Model:
             ValueError: another number of names than the table has rows.
         """
         config = unet.config
-        rows = config.num_class_embeds or 0
-        names = tuple(str(i) for i in range(rows)) if class_names is None else class_names
-        if len(names) not in (rows, rows - 1):
-            raise ValueError(f"{len(names)} class names do not fit a class table of {rows} rows")
         space = Pixels((config.in_channels, config.sample_size, config.sample_size), noise.clip_sample_range)
-        return cls(unet, noise, space, Classes(names, len(names) < rows) if rows else Unconditional())
+        return cls(unet, noise, space, by_class(config.num_class_embeds or 0, class_names))
+
+    def placed(self, device: torch.device | str, dtype: torch.dtype) -> "Model":
+        """The same on a device and in a precision. What is there already is not copied; prompts are read on the CPU."""
+        return replace(self, unet=placed(self.unet, device, dtype), space=self.space.placed(device, dtype))
 
     def denoiser(
         self,
@@ -59,21 +59,17 @@ class Model:
                 number an image does not depend on the batch that it is in; none: all at once.
             progress: called with the number of images of each question to the network.
         """
-        here = next(self.unet.parameters())
-        elsewhere = (here.device.type, here.dtype) != (torch.device(device).type, dtype)
-        with torch.inference_mode(False):  # weights made in inference mode could not be differentiated any more
-            unet: UNet = copy.deepcopy(self.unet) if elsewhere else self.unet
-            unet.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        unet = placed(self.unet, device, dtype)
 
         def predict(x: Tensor, timestep: Tensor, **condition: Tensor) -> Tensor:
             if progress is not None:
                 progress(len(x))
-            if rows is None:
-                return unet(x.to(dtype), timestep, **condition)
-            order = torch.arange(math.ceil(len(x) / rows) * rows, device=x.device) % len(x)
+            told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in condition.items()}
+            at_a_time = rows or len(x)
+            order = torch.arange(math.ceil(len(x) / at_a_time) * at_a_time, device=x.device) % len(x)
             parts = [
-                unet(x[part].to(dtype), timestep[part], **{name: value[part] for name, value in condition.items()})
-                for part in order.split(rows)
+                unet(x[part].to(dtype), timestep[part], **{name: value[part] for name, value in told.items()})
+                for part in order.split(at_a_time)
             ]
             return torch.cat(parts)[: len(x)]
 

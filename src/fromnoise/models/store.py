@@ -1,42 +1,74 @@
 """A model directory: open it and save it.
 
 The layout is that of diffusers: ``model_index.json``, ``unet/`` and ``scheduler/``, weights as safetensors. What is
-saved here opens there with ``from_pretrained(DIR)``, and what diffusers saved for a ``UNet2DModel`` opens here, in
-each of the forms that `layout` knows. Pickles are never opened.
+saved here opens there with ``from_pretrained(DIR)``, and what diffusers saved for a ``UNet2DModel`` or for Stable
+Diffusion 1 and 2 opens here, in each of the forms that `layout` knows. Pickles are never opened.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import safetensors.torch
 import torch
 from annotated_types import MaxLen, MinLen
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise.configs import load, refused
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
-from fromnoise.interop.rules import headed, modern_attention_name, read_public
+from fromnoise.interop.autoencoder import autoencoder_config_from_diffusers, modern_autoencoder_state
+from fromnoise.interop.rules import headed, read_public
 from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
-from fromnoise.interop.unet import unet_config_from_diffusers, unet_config_to_diffusers
-from fromnoise.models.conditioning import Classes
-from fromnoise.models.layout import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS, find_layout, weight_files
+from fromnoise.interop.text_encoder import POSITIONS, modern_text_encoder_state, text_encoder_config_from_transformers
+from fromnoise.interop.tokenizer import read_tokenizer
+from fromnoise.interop.unet import modern_unet_state, unet_config_from_diffusers, unet_config_to_diffusers
+from fromnoise.models.conditioning import Classes, Prompts
+from fromnoise.models.layout import (
+    CONFIG,
+    INDEX,
+    SCHEDULER_CONFIG,
+    STEM,
+    TEXT_STEM,
+    WEIGHTS,
+    Layout,
+    find_layout,
+    weight_files,
+)
 from fromnoise.models.model import Model
+from fromnoise.models.space import Latents
+from fromnoise.nn.autoencoder import Autoencoder
+from fromnoise.nn.text_encoder import TextEncoder
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.tensors import read_tensors
+
+C = TypeVar("C")
+Network = TypeVar("Network", bound=nn.Module)
+
+Part = tuple[str | None, str | None]  # a library and a class, or nulls where the pipeline has none
 
 
 @dataclass(frozen=True)
 class IndexFile:
     """The keys of a ``model_index.json``; what the parts are is read from their own configs."""
 
-    unet: tuple[str, str] | None = None
-    scheduler: tuple[str, str] | None = None
+    # what a Model is made of
+    unet: Part | None = None
+    scheduler: Part | None = None
+    vae: Part | None = None
+    text_encoder: Part | None = None
+    tokenizer: Part | None = None
     id2label: dict[str, Annotated[str, MinLen(1), MaxLen(1000)]] | None = (
         None  # the class names, {"0": name, "1": name, ...}
     )
+    # what no image is made with here
+    safety_checker: Part | None = None
+    feature_extractor: Part | None = None
+    image_encoder: Part | None = None
+    requires_safety_checker: bool = False
 
 
 def open_directory(directory: Path) -> Model:
@@ -53,12 +85,17 @@ def open_directory(directory: Path) -> Model:
     if names is not None and set(names) != {str(i) for i in range(len(names))}:
         raise refused(str(index_path), "id2label", names, 'it should be an object {"0": name, "1": name, ...}')
     noise = noise_from_diffusers(load(layout.scheduler), str(layout.scheduler))
-    unet = _open_unet(config, weight_files(layout.unet))
+    unet = _open_network(_unmade(UNet, config), layout.unet, partial(modern_unet_state, config=config))
     class_names = None if names is None else tuple(names[str(i)] for i in range(len(names)))
     try:
-        return Model.of_pixels(unet, noise, class_names)
+        model = Model.of_pixels(unet, noise, class_names)
     except ValueError as problem:
         raise UserError(f"{index_path}: id2label: {problem}") from None
+    if layout.autoencoder is not None:
+        model.space = _open_latents(layout.autoencoder, config)
+    if config.context_dim is not None:
+        model.conditioner = _open_prompts(layout, config.context_dim)
+    return model
 
 
 def save_model(model: Model, directory: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -87,21 +124,70 @@ def is_supported(directory: Path) -> bool:
         return False
 
 
-def _open_unet(config: UNetConfig, paths: list[Path]) -> UNet:
-    """The network with the weights of safetensors files, every key and shape accounted for."""
+def _open_latents(folder: Path, unet: UNetConfig) -> Latents:
+    """The space of the autoencoder in a folder, which must be the one that the network sees."""
+    config = autoencoder_config_from_diffusers(load(folder / CONFIG), str(folder / CONFIG))
+    channels = config.latent_channels
+    if unet.out_channels != channels or unet.in_channels not in (channels, 2 * channels + 1):
+        raise UserError(
+            f"{folder} has latents of {channels} channels, and the U-Net takes {unet.in_channels} and predicts "
+            f"{unet.out_channels}: they are parts of different models"
+        )
+    autoencoder = _open_network(_unmade(Autoencoder, config), folder, modern_autoencoder_state)
+    return Latents(autoencoder, (channels, unet.sample_size, unet.sample_size))
+
+
+def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
+    """The text encoder and the tokeniser, which must fit each other and the network."""
+    if layout.text_encoder is None or layout.tokenizer is None:
+        missing = "tokenizer" if layout.text_encoder else "text_encoder"
+        raise UserError(f"{layout.unet} is told a text, and {missing}/ is not there: put the pipeline's beside it")
+    folder = layout.text_encoder
+    config = text_encoder_config_from_transformers(load(folder / CONFIG), str(folder / CONFIG))
+    tokenizer = read_tokenizer(layout.tokenizer)
+    other = "they are parts of different models"
+    if config.width != context_dim:
+        raise UserError(f"{folder} makes vectors of {config.width} numbers, the U-Net takes {context_dim}: {other}")
+    if tokenizer.size > config.vocabulary or tokenizer.length > config.max_length:
+        raise UserError(
+            f"{layout.tokenizer} has {tokenizer.size} tokens and makes {tokenizer.length} of a text, "
+            f"{folder} takes {config.vocabulary} and {config.max_length}: {other}"
+        )
+    text_encoder = _open_network(_unmade(TextEncoder, config), folder, modern_text_encoder_state, stem=TEXT_STEM)
+    return Prompts(tokenizer, text_encoder)
+
+
+def _open_network(
+    network: Network, folder: Path, modern: Callable[[dict[str, Tensor]], dict[str, Tensor]], stem: str = STEM
+) -> Network:
+    """The network with the weights in a folder, every key and shape accounted for.
+
+    Weights in float32 stay in the file until they are used, and are not copied.
+
+    Args:
+        network: on the meta device: it has no weights yet.
+        modern: gives the weights their names and shapes of today.
+    """
+    paths = weight_files(folder, stem)
     state: dict[str, Tensor] = {}
     for path in paths:
-        for key, tensor in read_tensors(path).items():
-            name = modern_attention_name(key)
-            if name in state:
-                raise UserError(f"{path}: the weights have {name} twice, in two files or by its old and its new name")
-            state[name] = tensor
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be read
-        unet = UNet(config)
-    _check_state(state, unet.state_dict(), paths[0])
-    unet.to_empty(device="cpu")
-    unet.load_state_dict(state, strict=True)
-    return unet.eval()
+        tensors = read_tensors(path, unread=POSITIONS)
+        for name in tensors.keys() & state.keys():
+            raise UserError(f"{path}: the weights have {name} twice, in two files")
+        state |= tensors
+    try:
+        state = modern(state)
+    except UserError as problem:
+        raise UserError(f"{paths[0]}: {problem}") from None
+    _check_state(state, network.state_dict(), paths[0])
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
+    return network.eval()
+
+
+def _unmade(kind: Callable[[C], Network], config: C) -> Network:
+    """A network without weights: no memory and no random numbers for what is about to be read."""
+    with torch.device("meta"):
+        return kind(config)
 
 
 def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:

@@ -15,8 +15,8 @@ from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, Netw
 from fromnoise.diffusion.samplers import Moment, Spacing, Variance, sampling_times
 from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
-from fromnoise.models.conditioning import Wish
-from fromnoise.sampling.request import MOST_GUIDANCE, MOST_IMAGES, Request
+from fromnoise.models.conditioning import Condition, Wish
+from fromnoise.sampling.request import MOST_GUIDANCE, MOST_IMAGES, MOST_PIXELS, Request
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,13 @@ class Plan:
 
     model: Model
     request: Request  # with nothing left open
+    method: Sampler  # the one of its name
     n: int  # how many images are drawn
     wishes: list[Wish]  # what each image is asked to show; empty for a model that cannot be asked
+    shape: tuple[int, int, int]  # channels, height and width of what the network sees
     times: list[float]  # the falling list of times that are visited, 0 at its end (or 1, if the model's noise says so)
     device: torch.device
+    null: Condition | None = None  # what guidance leads away from; none: there is no guidance, or a guide
     guide: Model | None = None  # the model of request.guide
 
     @property
@@ -64,8 +67,7 @@ class Plan:
     @property
     def sampler(self) -> Callable[..., Iterator[Moment]]:
         """The sampler with its options."""
-        sampler = SAMPLERS[self.request.sampler]
-        return partial(sampler.run, **{name: getattr(self.request, name) for name in sampler.options})
+        return partial(self.method.run, **{name: getattr(self.request, name) for name in self.method.options})
 
     @cached_property
     def evaluations(self) -> int:
@@ -90,18 +92,18 @@ class Plan:
         """
 
         def plain(model: Model) -> Denoiser:
-            rows = rows_at_a_time(model.unet.config, self.device)
+            rows = max(rows_at_a_time(model.unet.config, self.device), 1 if self.null is None else 2)
             return model.denoiser(self.device, DTYPES[self.request.dtype], rows=rows, progress=progress)
 
         return self._guided(plain(self.model), None if self.guide is None else plain(self.guide))
 
     def _guided(self, denoise: Denoiser, worse: Denoiser | None) -> Denoiser:
-        request, null = self.request, self.model.conditioner.null()
+        request, scale = self.request, self.request.guidance or 0.0
         rescale, interval = request.guidance_rescale, request.guidance_interval or (0, math.inf)
-        if self.guide is not None and worse is not None:
-            denoise = AutoguidedDenoiser(denoise, worse, request.guidance, rescale=rescale, interval=interval)
-        elif request.guidance != 1 and null is not None:
-            denoise = GuidedDenoiser(denoise, request.guidance, null, rescale=rescale, interval=interval)
+        if worse is not None:
+            denoise = AutoguidedDenoiser(denoise, worse, scale, rescale=rescale, interval=interval)
+        elif self.null is not None:
+            denoise = GuidedDenoiser(denoise, scale, self.null, rescale=rescale, interval=interval)
         limit = self.model.space.limit
         return ClippedDenoiser(denoise, limit) if request.clip and limit is not None else denoise
 
@@ -112,34 +114,73 @@ def plan(model: Model, request: Request) -> Plan:
     Raises:
         UserError: a value that no model can have, or that this one cannot.
     """
-    _check_values(request)
-    sampler, conditioner = SAMPLERS[request.sampler], model.conditioner
+    usual = model.conditioner.usual
+    settled = replace(
+        request,
+        sampler=request.sampler or usual.sampler,
+        steps=usual.steps if request.steps is None else request.steps,
+        guidance=usual.guidance if request.guidance is None else request.guidance,
+    )
+    _check_values(settled)
+    sampler = SAMPLERS[settled.sampler or ""]
     model = _startable(model, sampler)
-    noise, total = model.noise, model.noise.num_train_timesteps
-    if request.steps is not None and not 1 <= request.steps <= total:
+    noise, total, asked = model.noise, model.noise.num_train_timesteps, request.classes or request.prompts or None
+    if settled.steps is not None and not 1 <= settled.steps <= total:
         raise UserError(
-            f"steps must be between 1 and {total}, the number this model was trained with, not {request.steps}"
+            f"steps must be between 1 and {total}, the number this model was trained with, not {settled.steps}"
         )
-    shapes = model.unet.config.in_channels, model.unet.config.out_channels
-    if shapes not in ((1, 1), (3, 3)):
-        raise UserError(
-            "images have 1 channel (grey) or 3 (colour): this model takes {} and predicts {}".format(*shapes)
-        )
-    if request.guidance != 1 and request.guide is None and conditioner.null() is None:
+    n = usual.each * (len(asked or model.conditioner.names) or 8) if request.n is None else request.n
+    if request.seed + n > 2**63:
+        raise UserError(f"seed must be below 2^63, not {request.seed}")
+    wishes = model.conditioner.wishes(asked, n)
+    evaluations = settled.steps or min(sampler.evaluations, total)
+    spacing, times = _times(settled, sampler, noise, math.ceil(evaluations / sampler.asks))
+    settled = replace(
+        settled,
+        n=n,
+        steps=evaluations,
+        spacing=spacing,
+        variance=Variance(request.variance or noise.variance_type) if "variance" in sampler.options else None,
+        clip=noise.clip_sample if request.clip is None else request.clip,
+    )
+    guide = None if request.guide is None else _open_guide(request.guide, model, sampler)
+    null = None if guide or settled.guidance == 1 else _null(model, request)
+    device = resolve_device(request.device)
+    model = model.placed(device, DTYPES[request.dtype])
+    return Plan(model, settled, sampler, n, wishes, _shape(model, request), times, device, null, guide)
+
+
+def _null(model: Model, request: Request) -> Condition:
+    """What guidance leads away from."""
+    if request.negative_prompt is not None:
+        wishes = model.conditioner.wishes([request.negative_prompt], 1)
+        return {name: value[0] for name, value in model.conditioner.encode(wishes).items()}
+    if (null := model.conditioner.null()) is None:
         raise UserError(
             "guidance leads away from 'no class', unknown to this model: leave --guidance out, or give --guide"
         )
-    n = 8 * (len(request.classes or conditioner.names) or 8) if request.n is None else request.n
-    if request.seed + n > 2**63:
-        raise UserError(f"seed must be below 2^63, not {request.seed}")
-    evaluations = request.steps or min(sampler.evaluations, total)
-    variance = Variance(request.variance or noise.variance_type) if "variance" in sampler.options else None
-    clip = noise.clip_sample if request.clip is None else request.clip
-    spacing, times = _times(request, sampler, noise, math.ceil(evaluations / sampler.asks))
-    settled = replace(request, n=n, steps=evaluations, spacing=spacing, variance=variance, clip=clip)
-    guide = None if request.guide is None else _open_guide(request.guide, model, sampler)
-    wishes = conditioner.wishes(request.classes, n)
-    return Plan(model, settled, n, wishes, times, resolve_device(request.device), guide)
+    return null
+
+
+def _shape(model: Model, request: Request) -> tuple[int, int, int]:
+    """Channels, height and width of what the network sees."""
+    channels, *trained = model.space.image_shape
+    network, seen = model.unet.config, model.space.shape[0]
+    if channels not in (1, 3) or network.out_channels != seen or network.in_channels not in (seen, 2 * seen + 1):
+        raise UserError(
+            f"images have 1 channel (grey) or 3 (colour), as many as are predicted: this model draws {channels}, "
+            f"takes {network.in_channels} and predicts {network.out_channels}"
+        )
+    factor = trained[0] // model.space.shape[1]
+    multiple, sides = factor * model.unet.config.size_multiple, dict[str, int]()
+    for side, usual in zip(("height", "width"), trained, strict=True):
+        sides[side] = pixels = getattr(request, side) or usual
+        if pixels % multiple or not 0 < pixels <= MOST_PIXELS:
+            near = min(max(round(pixels / multiple), 1) * multiple, MOST_PIXELS // multiple * multiple)
+            raise UserError(
+                f"{side} must be a multiple of {multiple} up to {MOST_PIXELS}, not {pixels}: {near} is near"
+            )
+    return model.space.shape[0], sides["height"] // factor, sides["width"] // factor
 
 
 def _startable(model: Model, sampler: Sampler) -> Model:
@@ -179,14 +220,14 @@ def _check_values(request: Request) -> None:
             raise UserError(f"{name.replace('_', '-')} must be between 0 and 1, not {getattr(request, name)}")
     for owner, sampler in SAMPLERS.items():
         for name in sampler.options:
-            if getattr(request, name) and name not in SAMPLERS[request.sampler].options:
+            if getattr(request, name) and name not in SAMPLERS[request.sampler or ""].options:
                 raise UserError(f"{name} belongs to the {owner} sampler; {request.sampler} has none")
-    if not abs(request.guidance) <= MOST_GUIDANCE:
+    if request.guidance is not None and not abs(request.guidance) <= MOST_GUIDANCE:
         raise UserError(f"guidance must be between -{MOST_GUIDANCE} and {MOST_GUIDANCE}, not {request.guidance}")
     low, high = request.guidance_interval or (0, 1)
     if not 0 <= low < high:
         raise UserError(f"guidance-interval takes two noise levels, the lower first, not {low} {high}")
-    for name in ("guidance_rescale", "guidance_interval", "guide"):
+    for name in ("guidance_rescale", "guidance_interval", "guide", "negative_prompt"):
         if request.guidance == 1 and getattr(request, name):
             flag = name.replace("_", "-")
             raise UserError(f"{flag} changes the guidance, and there is none at 1: leave --{flag} out")

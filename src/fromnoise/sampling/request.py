@@ -1,6 +1,7 @@
 """What is asked for: plain values, the same on the command line and in Python. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -8,12 +9,18 @@ import tyro
 from fromnoise.errors import UserError
 
 MOST_IMAGES = 1_000_000  # of one request, or at a time
+MOST_PIXELS = 8192  # of a side
 MOST_GUIDANCE = 1000  # beyond it there is nothing but rounding
 
 
 def unset(metavar: str, default: str) -> Any:
     """How ``--help`` shows an option that may be left out: what it takes, and what happens without it."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+def _texts(name: str, default: str) -> Any:
+    """As `unset`, for a text under another name that may be given several times."""
+    return tyro.conf.arg(name=name, metavar="TEXT", help_behavior_hint=f"(default: {default})")
 
 
 def _numbers(words: list[str]) -> tuple[int, ...]:
@@ -36,14 +43,28 @@ _NUMBERS = tyro.constructors.PrimitiveConstructorSpec(
 class Request:
     """What to draw, and how. None leaves it to the model, or to what is usual for the sampler."""
 
-    n: Annotated[int | None, unset("N", "8 of each class, or 64")] = None
+    n: Annotated[int | None, unset("N", "8 of each class, 1 of each prompt, or 64")] = None
     """how many images"""
     classes: Annotated[tuple[int, ...] | None, _NUMBERS, unset("0,1,2", "all")] = None
     """class numbers with commas, repeated in order until there are n images"""
-    sampler: Annotated[str, tyro.conf.arg(metavar="NAME")] = "dpmpp-2m-sde"
+    prompts: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _texts("prompt", "none")] = ()
+    """what the picture shows, in words; given several times, one image of each"""
+    negative_prompt: Annotated[str | None, unset("TEXT", "empty")] = None
+    """what guidance leads away from, in words"""
+    height: Annotated[int | None, unset("PIXELS", "what the model was trained at")] = None
+    """of the images"""
+    width: Annotated[int | None, unset("PIXELS", "what the model was trained at")] = None
+    """of the images"""
+    init_image: Annotated[Path | None, unset("FILE", "none: noise")] = None
+    """a picture to begin with instead of noise, which sets the size too"""
+    strength: Annotated[float | None, unset("S", "0.8, or 1 with a mask")] = None
+    """how much of the way the picture is taken back to noise, from 0 (it stays) to 1 (hardly anything is left)"""
+    mask: Annotated[Path | None, unset("FILE", "none")] = None
+    """a picture that is white where the initial image is painted anew, and black where it stays"""
+    sampler: Annotated[str | None, unset("NAME", "dpmpp-2m-sde, or dpmpp-2m for a prompt")] = None
     """dpmpp-2m-sde (DPM-Solver++ with noise added back at each step, good in a dozen steps), dpmpp-2m (without), ddpm
     (ancestral), ddim (deterministic, unless eta is above 0), euler (the same as ddim) or heun"""
-    steps: Annotated[int | None, unset("N", "11 for dpmpp-2m and dpmpp-2m-sde, else 30")] = None
+    steps: Annotated[int | None, unset("N", "25 for a prompt, else 11 for dpmpp-2m and dpmpp-2m-sde, else 30")] = None
     """network evaluations for an image, twice that with guidance; heun takes two for each step but the last, and DDPM
     was published with 1000"""
     spacing: Annotated[str | None, unset("NAME", "the model's, karras for heun")] = None
@@ -54,8 +75,8 @@ class Request:
     """ddpm: fixed_small or fixed_large"""
     clip: Annotated[bool | None, tyro.conf.Suppress] = None
     """whether each predicted image is kept in range"""
-    guidance: Annotated[float, tyro.conf.arg(metavar="S")] = 1.0
-    """how strongly the class is followed: 1 as trained; more exaggerates it and costs double"""
+    guidance: Annotated[float | None, unset("S", "7.5 for a prompt, else 1")] = None
+    """how strongly the class or the prompt is followed: 1 as trained; more exaggerates it and costs double"""
     guide: Annotated[str | None, unset("MODEL", "the model itself, asked for no class")] = None
     """guide away from another, worse model of the same images, which works for unconditional models, too"""
     guidance_rescale: Annotated[float, tyro.conf.arg(metavar="PHI")] = 0.0

@@ -1,0 +1,21 @@
+"""Where a network is, and in which precision."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def placed(network: Network, device: torch.device | str, dtype: torch.dtype) -> Network:
+    """The network on a device and in a precision: itself if it is there already, else a copy.
+
+    Its weights have the channels last, which is what convolutions are fastest in.
+    """
+    here = next(network.parameters())
+    elsewhere = (here.device.type, here.dtype) != (torch.device(device).type, dtype)
+    with torch.inference_mode(False):  # weights made in inference mode could not be differentiated any more
+        network = copy.deepcopy(network) if elsewhere else network
+        return network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
