@@ -36,7 +36,17 @@ DERIVATION_ONLY = {
 }
 """Labels of equations that prove or explain others, and are computed by no function."""
 
-WITHOUT_CHAPTER = {"vae-kl", "scale", "ldm-loss", "cross-attn", "causal", "geglu"}
+WITHOUT_CHAPTER = {
+    "vae-kl",
+    "scale",
+    "ldm-loss",
+    "cross-attn",
+    "causal",
+    "geglu",
+    "img2img",
+    "inpaint",
+    "negative",
+}
 """Labels of equations whose chapter is still to be written: each leaves this set when a chapter prints it."""
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -6,8 +6,9 @@ import pytest
 from transformers import CLIPTokenizer
 
 from fromnoise.errors import UserError
-from fromnoise.interop.tokenizer import Tokens, read_tokenizer
+from fromnoise.interop.tokenizer import READ_AS_ONE, Tokens, read_tokenizer
 from small_sd import BOS, EOS, MERGES, VOCABULARY
+
 
 def special(content, **flags):
     return {"content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False} | flags
@@ -160,10 +161,49 @@ def test_ids_by_hand(directory):
     """A text that is short, one that fits exactly and one that does not, and which part of it is cut."""
     tokenizer = read_tokenizer(directory)
     bos, eos, cat, dog = (VOCABULARY[token] for token in (BOS, EOS, "cat</w>", "dog</w>"))
-    assert tokenizer("  Cat DOG") == Tokens((bos, cat, dog, *[eos] * 74), "")
-    assert tokenizer("cat " * 75) == Tokens((bos, *[cat] * 75, eos), "")
-    assert tokenizer("cat " * 75 + "Dog, at  Noon ") == Tokens((bos, *[cat] * 75, eos), "Dog, at  Noon ")
+    cats = tuple(("cat", i, i + 1) for i in range(1, 76))
+    assert tokenizer("  Cat DOG") == Tokens((bos, cat, dog, *[eos] * 74), "", (("Cat", 1, 2), ("DOG", 2, 3)))
+    assert tokenizer("cat " * 75) == Tokens((bos, *[cat] * 75, eos), "", cats)
+    assert tokenizer("cat " * 75 + "Dog, at  Noon ") == Tokens((bos, *[cat] * 75, eos), "Dog, at  Noon ", cats)
     assert tokenizer("cafe\u0301 " + "cat " * 75).cut == "cat cat cat "  # ca, f, é and 72 of the cats fit
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        (" ,. !", {}),
+        ("Hello, CAT!", {"Hello": ["hello</w>"], "CAT": ["cat</w>"]}),
+        ("tabby", {"tabby": ["t", "a", "b", "b", "y</w>"]}),
+        (
+            "a blue-red cat",
+            {"a": ["a</w>"], "blue-red": [*"blu", "e</w>", "-</w>", *"re", "d</w>"], "cat": ["cat</w>"]},
+        ),
+        ("the cat's 'cat'", {"the": ["the</w>"], "cat's": ["cat</w>", "'", "s</w>"], "cat": ["cat</w>"]}),
+        ("2024(cat)", {"2024": ["2</w>", "0</w>", "2</w>", "4</w>"], "cat": ["cat</w>"]}),
+        ("cafe\u0301 x", {"cafe\u0301": ["ca", "f", "Ã©</w>"], "x": ["x</w>"]}),
+        ("😀 cat", {"😀": ["ð", "Ł", "ĺ", "Ģ</w>"], "cat": ["cat</w>"]}),
+        ("cat " * 73 + "ab dog", {"cat": ["cat</w>"], "ab": ["a", "b</w>"]}),  # the dog has no place
+        ("cat " * 74 + "ab dog", {"cat": ["cat</w>"]}),  # half of the word has, which is no word
+        ("cat " * 75 + ", ab dog", {"cat": ["cat</w>"]}),
+    ],
+)
+def test_words(text, expected, directory):
+    """A word is written as in the text and has all its tokens, however many; the signs around it are left out."""
+    found, names = read_tokenizer(directory)(text), {i: token for token, i in VOCABULARY.items()}
+    assert {word: [names[i] for i in found.ids[first:end]] for word, first, end in found.words} == expected
+    assert len(found.words) == len(READ_AS_ONE.findall(text)) - len(READ_AS_ONE.findall(found.cut))
+
+
+def test_words_of_any_text(directory):
+    """In order, each apart from the next, and between the tokens that begin and end the text."""
+    tokenizer = read_tokenizer(directory)
+    for text in AWKWARD:
+        found = tokenizer(text)
+        places = [place for _, first, end in found.words for place in (first, end)]
+        assert places == sorted(places) and all(first < end for _, first, end in found.words)
+        assert not places or (places[0] >= 1 and places[-1] <= 76)
+        assert all(word in text for word, _, _ in found.words)
 
 
 def test_length_of_the_file(directory):

@@ -54,9 +54,13 @@ class GuidedDenoiser:
     Since x0_hat and the predicted noise are affine in each other at a given x, guiding either is the same. A scale
     of exactly 1 or 0 needs only one of the two answers and costs half; outside the interval it is 1.
 
+    A negative prompt takes the place of the empty one: ``negative + s (conditional - negative)``. Eq. negative. What it
+    asks for is led away from, and not forbidden: for two Gaussians of one variance, guidance draws from a third one,
+    whose mean lies s times as far from the negative one's as the conditional one's does.
+
     Args:
-        null_condition: by name, what stands for no condition: scalars or tensors ``(...)`` without the batch
-            dimension (the null class, the empty prompt's embedding).
+        null_condition: by name, what is led away from: scalars or tensors ``(...)`` without the batch dimension, the
+            same for all (the null class, the embedding of the empty or a negative prompt), or with it, one for each.
         rescale: phi of `rescale_guided`.
         interval: the noise levels of `guidance_at`.
     """

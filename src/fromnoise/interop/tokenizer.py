@@ -4,6 +4,7 @@ A text is put into Unicode's composed form and lower case, and split into words,
 these is a row of bytes, of which the byte-pair merges make as few tokens as they can.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from fromnoise.files import read_bytes
 MAX_BYTES = 2**25  # of a vocabulary or its merges
 LENGTH = 77  # of a text, where the files do not say
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+BETWEEN = r"\s.,:;!?…'‘’\"“”()\[\]{}<>|/"  # what stands between the words that a reader sees, of which "it's" is one
+READ_AS_ONE = re.compile(f"[^{BETWEEN}]+(?:['’][^{BETWEEN}]+)*")
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,16 @@ class TokenizerFile:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The ids of a text, as many for each text, and the end of the text that did not fit: empty if all of it did."""
+    """The ids of a text, as many for each text.
+
+    Attributes:
+        cut: the end of the text that did not fit; empty if all of it did.
+        words: each word that did, with the place in ``ids`` of its first token and the one after its last.
+    """
 
     ids: tuple[int, ...]
     cut: str
+    words: tuple[tuple[str, int, int], ...] = ()
 
 
 class Tokenizer:
@@ -104,7 +113,17 @@ class Tokenizer:
         room = self.length - 2
         ids = (self.bos, *found.ids[:room], self.eos)
         cut = text[found.offsets[room][0] :] if len(found.ids) > room else ""
-        return Tokens(ids + (self.pad,) * (self.length - len(ids)), cut)
+        return Tokens(ids + (self.pad,) * (self.length - len(ids)), cut, _words(text, found.offsets, room))
+
+
+def _words(text: str, offsets: list[tuple[int, int]], room: int) -> tuple[tuple[str, int, int], ...]:
+    """Where each word's tokens are, by the characters that each token stands for; not the words that are cut."""
+    words, known = [], offsets[: room + 1]  # the last of them does not fit, nor does its word
+    for word in READ_AS_ONE.finditer(text, 0, known[-1][1] if known else 0):
+        places = [i for i, (first, end) in enumerate(known) if first < word.end() and end > word.start()]
+        if places and places[-1] < room:
+            words.append((word[0], places[0] + 1, places[-1] + 2))  # one token begins the text
+    return tuple(words)
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

@@ -1,0 +1,74 @@
+"""The picture that a request begins with, and the mask that says which part of it is painted anew."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fromnoise.data.decoding import FORMATS, MAX_BYTES, MAX_PIXELS, MODES, own_limits
+from fromnoise.diffusion.inpainting import binarised
+from fromnoise.errors import UserError
+from fromnoise.files import read_bytes
+from fromnoise.terminal import warn
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is drawn over."""
+
+    picture: Tensor  # (1, C, H, W) uint8
+    mask: Tensor | None  # (1, 1, H, W), 1 where the picture is painted anew and 0 where it stays; none: anew everywhere
+
+
+def read_edit(
+    picture: Path, mask: Path | None, channels: int, size: tuple[int | None, int | None], trained: int, multiple: int
+) -> Edit:
+    """Reads a picture and its mask, and brings them to a size that the model can draw; says what it has done.
+
+    Args:
+        channels: of the picture, 1 or 3.
+        size: height and width that are asked for. Where there are none, the picture keeps its shape, and is made
+            smaller until its shorter side has no more than ``trained`` pixels.
+        multiple: of which height and width are multiples.
+
+    Raises:
+        UserError: a file is not a picture.
+    """
+    image = _read(picture, "--init-image").convert(MODES[channels])
+    shrink = min(1.0, trained / min(image.size))
+    fitting = [max(1, int(side * shrink) // multiple) * multiple for side in image.size]
+    width, height = size[1] or fitting[0], size[0] or fitting[1]
+    if image.size != (width, height):
+        warn(f"--init-image {picture} is {image.width}x{image.height}: it is resized to {width}x{height}")
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)).reshape(height, width, channels)
+    drawn = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, C, H, W)
+    if mask is None:
+        return Edit(drawn, None)
+    grey = _read(mask, "--mask").convert("L")
+    if grey.size != image.size:
+        warn(f"--mask {mask} is {grey.width}x{grey.height}, the picture is not: it is resized to {width}x{height}")
+    levels = np.asarray(grey.resize((width, height), Image.Resampling.NEAREST))
+    return Edit(drawn, binarised(torch.from_numpy(levels / np.float32(255))[None, None]))
+
+
+def _read(path: Path, flag: str) -> Image.Image:
+    """A picture, upright and opaque."""
+    content = read_bytes(path, MAX_BYTES)
+    try:
+        with own_limits(), Image.open(BytesIO(content), formats=FORMATS) as stored:
+            if stored.width * stored.height > MAX_PIXELS:
+                raise UserError(f"{flag} {path} has more than {MAX_PIXELS >> 20} megapixels: make it smaller")
+            image = ImageOps.exif_transpose(stored)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except UserError:
+        raise
+    except Exception:  # Pillow's decoders raise many kinds
+        kinds = ", ".join(FORMATS)
+        raise UserError(f"{flag} {path} cannot be read as a picture: give one of {kinds}") from None
