@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fromnoise.errors import UserError
-from fromnoise.tensors import read_tensors
+from fromnoise.tensors import read_tensors, tensor_names
 
 
 def laid_out(header, data=b"", length=None):
@@ -30,6 +30,14 @@ def test_weights_are_read(dtype, tmp_path):
     found = read_tensors(tmp_path / "w.safetensors")
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) and found[name].dtype == dtype for name in weights)
+
+
+def test_only_what_is_wanted_is_looked_at(tmp_path):
+    save_file(
+        {"a": torch.ones(2), "positions": torch.arange(3), "b": torch.tensor(torch.nan)}, tmp_path / "w.safetensors"
+    )
+    assert read_tensors(tmp_path / "w.safetensors", lambda name: name == "a").keys() == {"a"}
+    assert sorted(tensor_names(tmp_path / "w.safetensors")) == ["a", "b", "positions"]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """The one reader of weights: safetensors files, of which nothing is believed that has not been looked at."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fromnoise.errors import UserError
@@ -15,23 +16,39 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """in which weights come"""
 
 
-def read_tensors(path: Path, unread: Collection[str] = ()) -> dict[str, Tensor]:
+def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, on the CPU. They lie in the file itself until they are changed.
 
     Args:
-        unread: names of tensors that are left out, whatever they are.
+        wanted: which names; what else there is may be of any type, and is not looked at.
 
     Raises:
         UserError: it is no file, is damaged, or holds what cannot be weights, as `check_finite` says.
     """
-    with open_file(path):
-        try:
-            tensors = safetensors.torch.load_file(path)
-        except (SafetensorError, OSError, RuntimeError) as problem:
-            raise UserError(f"{path} is not a complete safetensors file: {problem}") from None
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in unread}
+    with _opened(path):
+        tensors = {name: tensor for name, tensor in safetensors.torch.load_file(path).items() if wanted(name)}
     check_finite(tensors, path)
     return tensors
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names in a safetensors file, of which no tensor is read.
+
+    Raises:
+        UserError: it is no file, or is damaged.
+    """
+    with _opened(path), safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[None]:
+    """Opens a file first in a way that never waits, and refuses in one line what is no safetensors file."""
+    with open_file(path):
+        try:
+            yield
+        except (SafetensorError, OSError, RuntimeError) as problem:
+            raise UserError(f"{path} is not a complete safetensors file: {problem}") from None
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -171,7 +171,7 @@ def _open_network(
     paths = weight_files(folder, stem)
     state: dict[str, Tensor] = {}
     for path in paths:
-        tensors = read_tensors(path, unread=POSITIONS)
+        tensors = read_tensors(path, lambda name: name not in POSITIONS)
         for name in tensors.keys() & state.keys():
             raise UserError(f"{path}: the weights have {name} twice, in two files")
         state |= tensors
