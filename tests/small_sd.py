@@ -1,4 +1,4 @@
-"""A small Stable Diffusion with random weights, as a directory that diffusers wrote; the tokeniser knows a few words."""
+"""A small Stable Diffusion with random weights, as a directory that diffusers wrote; its tokeniser knows few words."""
 
 import json
 from pathlib import Path

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from small_sd import BOS, EOS, MERGES, VOCABULARY
 from transformers import CLIPTokenizer
 
 from fromnoise.errors import UserError
 from fromnoise.interop.tokenizer import READ_AS_ONE, Tokens, read_tokenizer
-from small_sd import BOS, EOS, MERGES, VOCABULARY
 
 
 def special(content, **flags):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fromnoise.diffusion.inpainting import joined
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import NetworkDenoiser, Prediction
 from fromnoise.models.conditioning import Conditioner, by_class
@@ -38,6 +39,11 @@ class Model:
         space = Pixels((config.in_channels, config.sample_size, config.sample_size), noise.clip_sample_range)
         return cls(unet, noise, space, by_class(config.num_class_embeds or 0, class_names))
 
+    @property
+    def inpaints(self) -> bool:
+        """Whether the network was trained to inpaint: it is told a mask and the picture around it, beside x."""
+        return self.unet.config.in_channels != self.space.shape[0]
+
     def placed(self, device: torch.device | str, dtype: torch.dtype) -> "Model":
         """The same on a device and in a precision. What is there already is not copied; prompts are read on the CPU."""
         return replace(self, unet=placed(self.unet, device, dtype), space=self.space.placed(device, dtype))
@@ -59,7 +65,9 @@ class Model:
                 number an image does not depend on the batch that it is in; none: all at once.
             progress: called with the number of images of each question to the network.
         """
-        unet = placed(self.unet, device, dtype)
+        unet: Callable[..., Tensor] = placed(self.unet, device, dtype)
+        if self.inpaints:
+            unet = joined(unet)
 
         def predict(x: Tensor, timestep: Tensor, **condition: Tensor) -> Tensor:
             if progress is not None:

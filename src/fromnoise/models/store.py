@@ -21,8 +21,10 @@ from fromnoise.configs import load, refused
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
 from fromnoise.interop.autoencoder import autoencoder_config_from_diffusers, modern_autoencoder_state
+from fromnoise.interop.kinds import what_is
 from fromnoise.interop.rules import headed, read_public
 from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
+from fromnoise.interop.single_file import read_single_file
 from fromnoise.interop.text_encoder import POSITIONS, modern_text_encoder_state, text_encoder_config_from_transformers
 from fromnoise.interop.tokenizer import read_tokenizer
 from fromnoise.interop.unet import modern_unet_state, unet_config_from_diffusers, unet_config_to_diffusers
@@ -77,6 +79,8 @@ def open_directory(directory: Path) -> Model:
     Raises:
         UserError: it cannot be opened.
     """
+    if kind := what_is(directory):
+        raise UserError(f"{directory} is {kind}, which this version does not draw with")
     layout = find_layout(directory)
     config = unet_config_from_diffusers(load(layout.unet / CONFIG), str(layout.unet / CONFIG))
     index_path = layout.index or directory / INDEX
@@ -85,7 +89,7 @@ def open_directory(directory: Path) -> Model:
     if names is not None and set(names) != {str(i) for i in range(len(names))}:
         raise refused(str(index_path), "id2label", names, 'it should be an object {"0": name, "1": name, ...}')
     noise = noise_from_diffusers(load(layout.scheduler), str(layout.scheduler))
-    unet = _open_network(_unmade(UNet, config), layout.unet, partial(modern_unet_state, config=config))
+    unet = _open_network(UNet, config, layout.unet, partial(modern_unet_state, config=config))
     class_names = None if names is None else tuple(names[str(i)] for i in range(len(names)))
     try:
         model = Model.of_pixels(unet, noise, class_names)
@@ -96,6 +100,24 @@ def open_directory(directory: Path) -> Model:
     if config.context_dim is not None:
         model.conditioner = _open_prompts(layout, config.context_dim)
     return model
+
+
+def open_single_file(path: Path, vocabulary: Path) -> Model:
+    """Opens a file in which CompVis released Stable Diffusion, its weights in float32 on the CPU.
+
+    Args:
+        vocabulary: the folder of CLIP's tokeniser, which the file has not.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    file = read_single_file(path)
+    unet = _loaded(UNet, file.unet_config, file.unet, path)
+    autoencoder = _loaded(Autoencoder, file.autoencoder_config, file.autoencoder, path)
+    text_encoder = _loaded(TextEncoder, file.text_encoder_config, file.text_encoder, path)
+    size = file.unet_config.sample_size
+    latents = Latents(autoencoder, (file.autoencoder_config.latent_channels, size, size))
+    return Model(unet, file.noise, latents, Prompts(read_tokenizer(vocabulary), text_encoder))
 
 
 def save_model(model: Model, directory: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -133,7 +155,7 @@ def _open_latents(folder: Path, unet: UNetConfig) -> Latents:
             f"{folder} has latents of {channels} channels, and the U-Net takes {unet.in_channels} and predicts "
             f"{unet.out_channels}: they are parts of different models"
         )
-    autoencoder = _open_network(_unmade(Autoencoder, config), folder, modern_autoencoder_state)
+    autoencoder = _open_network(Autoencoder, config, folder, modern_autoencoder_state)
     return Latents(autoencoder, (channels, unet.sample_size, unet.sample_size))
 
 
@@ -153,21 +175,18 @@ def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
             f"{layout.tokenizer} has {tokenizer.size} tokens and makes {tokenizer.length} of a text, "
             f"{folder} takes {config.vocabulary} and {config.max_length}: {other}"
         )
-    text_encoder = _open_network(_unmade(TextEncoder, config), folder, modern_text_encoder_state, stem=TEXT_STEM)
+    text_encoder = _open_network(TextEncoder, config, folder, modern_text_encoder_state, stem=TEXT_STEM)
     return Prompts(tokenizer, text_encoder)
 
 
 def _open_network(
-    network: Network, folder: Path, modern: Callable[[dict[str, Tensor]], dict[str, Tensor]], stem: str = STEM
+    kind: Callable[[C], Network],
+    config: C,
+    folder: Path,
+    modern: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    stem: str = STEM,
 ) -> Network:
-    """The network with the weights in a folder, every key and shape accounted for.
-
-    Weights in float32 stay in the file until they are used, and are not copied.
-
-    Args:
-        network: on the meta device: it has no weights yet.
-        modern: gives the weights their names and shapes of today.
-    """
+    """A network with the weights in a folder; ``modern`` gives these their names and shapes of today."""
     paths = weight_files(folder, stem)
     state: dict[str, Tensor] = {}
     for path in paths:
@@ -179,15 +198,16 @@ def _open_network(
         state = modern(state)
     except UserError as problem:
         raise UserError(f"{paths[0]}: {problem}") from None
-    _check_state(state, network.state_dict(), paths[0])
+    return _loaded(kind, config, state, paths[0])
+
+
+def _loaded(kind: Callable[[C], Network], config: C, state: dict[str, Tensor], path: Path) -> Network:
+    """A network with these weights, every key and shape accounted for; those in float32 are not copied."""
+    with torch.device("meta"):  # no memory and no random numbers for weights that are there already
+        network = kind(config)
+    _check_state(state, network.state_dict(), path)
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
     return network.eval()
-
-
-def _unmade(kind: Callable[[C], Network], config: C) -> Network:
-    """A network without weights: no memory and no random numbers for what is about to be read."""
-    with torch.device("meta"):
-        return kind(config)
 
 
 def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:

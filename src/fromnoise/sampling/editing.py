@@ -10,9 +10,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fromnoise.data.decoding import FORMATS, MAX_BYTES, MAX_PIXELS, MODES, own_limits
-from fromnoise.diffusion.inpainting import binarised
+from fromnoise.data.images import from_pixels
+from fromnoise.diffusion.inpainting import InpaintingDenoiser, binarised, mask_to_latents, start_from
+from fromnoise.diffusion.parameterization import Denoiser
 from fromnoise.errors import UserError
 from fromnoise.files import read_bytes
+from fromnoise.models.conditioning import Condition
+from fromnoise.models.space import Space
 from fromnoise.terminal import warn
 
 
@@ -22,6 +26,40 @@ class Edit:
 
     picture: Tensor  # (1, C, H, W) uint8
     mask: Tensor | None  # (1, 1, H, W), 1 where the picture is painted anew and 0 where it stays; none: anew everywhere
+
+    def paste(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` with the picture's own pixels where it stays."""
+        return images if self.mask is None else torch.where(self.mask == 1, images, self.picture)
+
+
+class Canvas:
+    """A picture as what the network sees, on a device, ready to be drawn over.
+
+    Attributes:
+        known: the picture, ``(1, c, h, w)``.
+        mask: the mask at that size, ``(1, 1, h, w)``; none as in `Edit`.
+        told: what a network that was trained to inpaint is told beside x, by name, ``(1, ...)`` each.
+    """
+
+    def __init__(self, edit: Edit, space: Space, inpaints: bool, device: torch.device):
+        picture = from_pixels(edit.picture.to(device))  # (1, C, H, W)
+        self.known, self.mask, self.told = space.encode(picture), None, Condition()
+        if edit.mask is not None:
+            mask = edit.mask.to(device)  # (1, 1, H, W)
+            self.mask = mask_to_latents(mask, (self.known.shape[2], self.known.shape[3]))
+            if inpaints:
+                self.told = {"mask": self.mask, "masked": space.encode(picture * (1 - mask))}
+
+    def begin(self, denoise: Denoiser, noise: Tensor, strength: float, start: float) -> tuple[Tensor, Denoiser]:
+        """Where a sampler begins at time ``start``, ``(B, c, h, w)``, and what it asks.
+
+        As in diffusers, a picture whose masked part is taken all the way back begins with noise alone.
+        """
+        known = self.known.expand_as(noise)
+        x = noise if self.mask is not None and strength == 1 else start_from(denoise.schedule, known, start, noise)
+        if self.mask is None or self.told:
+            return x, denoise
+        return x, InpaintingDenoiser(denoise, known, self.mask, noise, start)
 
 
 def read_edit(

@@ -10,6 +10,7 @@ from fromnoise.diffusion.process import noise_like
 from fromnoise.diffusion.samplers import final
 from fromnoise.errors import UserError
 from fromnoise.models import Model
+from fromnoise.sampling.editing import Canvas
 from fromnoise.sampling.plan import Plan, plan
 from fromnoise.sampling.request import Request
 
@@ -36,18 +37,25 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
     Raises:
         UserError: what is drawn is not finite.
     """
-    model, request, sampler, denoise = plan.model, plan.request, plan.sampler, plan.denoiser(progress)
+    model, request, edit, denoise = plan.model, plan.request, plan.edit, plan.denoiser(progress)
+    if edit is not None and plan.steps == 0:
+        return edit.picture.expand(plan.n, -1, -1, -1).clone()
     distinct = list(dict.fromkeys(plan.wishes))
     encoded = model.conditioner.encode(distinct)
     rows = torch.tensor([distinct.index(wish) for wish in plan.wishes], dtype=torch.long)
+    canvas = None if edit is None else Canvas(edit, model.space, model.inpaints, plan.device)
 
     batches = []
     for indices in torch.arange(plan.n).split(request.batch_size):
         generators = [torch.Generator().manual_seed(request.seed + int(i)) for i in indices]
         condition = {name: value[rows[indices]].to(plan.device) for name, value in encoded.items()}
-        x = noise_like(torch.empty(len(indices), *plan.shape, device=plan.device), generators)
-        x = final(sampler(denoise, x, plan.times, generators, **condition))  # (B, C, H, W)
+        x, ask = noise_like(torch.empty(len(indices), *plan.shape, device=plan.device), generators), denoise
+        if canvas is not None:
+            condition |= {name: value.expand(len(indices), -1, -1, -1) for name, value in canvas.told.items()}
+            x, ask = canvas.begin(denoise, x, request.strength or 0.0, plan.times[0])
+        x = final(plan.sampler(ask, x, plan.times, generators, **condition))  # (B, C, H, W)
         if not x.isfinite().all():
             raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")
-        batches.append(to_pixels(model.space.decode(x)).cpu())
+        images = to_pixels(model.space.decode(x)).cpu()
+        batches.append(images if edit is None else edit.paste(images))
     return torch.cat(batches)

@@ -10,12 +10,14 @@ import torch
 from fromnoise.devices import DTYPES, resolve_device, rows_at_a_time
 from fromnoise.diffusion import samplers, solvers
 from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser
+from fromnoise.diffusion.inpainting import cut_times
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from fromnoise.diffusion.samplers import Moment, Spacing, Variance, sampling_times
 from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
 from fromnoise.models.conditioning import Condition, Wish
+from fromnoise.sampling.editing import Edit, read_edit
 from fromnoise.sampling.request import MOST_GUIDANCE, MOST_IMAGES, MOST_PIXELS, Request
 
 
@@ -58,6 +60,7 @@ class Plan:
     times: list[float]  # the falling list of times that are visited, 0 at its end (or 1, if the model's noise says so)
     device: torch.device
     null: Condition | None = None  # what guidance leads away from; none: there is no guidance, or a guide
+    edit: Edit | None = None  # the picture that is drawn over; none: it begins with noise
     guide: Model | None = None  # the model of request.guide
 
     @property
@@ -135,6 +138,10 @@ def plan(model: Model, request: Request) -> Plan:
     wishes = model.conditioner.wishes(asked, n)
     evaluations = settled.steps or min(sampler.evaluations, total)
     spacing, times = _times(settled, sampler, noise, math.ceil(evaluations / sampler.asks))
+    shape, edit = _shape(model, request)
+    if edit is not None:
+        strength = (0.8 if edit.mask is None else 1.0) if request.strength is None else request.strength
+        settled, times = replace(settled, strength=strength), cut_times(times, strength)
     settled = replace(
         settled,
         n=n,
@@ -147,7 +154,7 @@ def plan(model: Model, request: Request) -> Plan:
     null = None if guide or settled.guidance == 1 else _null(model, request)
     device = resolve_device(request.device)
     model = model.placed(device, DTYPES[request.dtype])
-    return Plan(model, settled, sampler, n, wishes, _shape(model, request), times, device, null, guide)
+    return Plan(model, settled, sampler, n, wishes, shape, times, device, null, edit, guide)
 
 
 def _null(model: Model, request: Request) -> Condition:
@@ -162,8 +169,8 @@ def _null(model: Model, request: Request) -> Condition:
     return null
 
 
-def _shape(model: Model, request: Request) -> tuple[int, int, int]:
-    """Channels, height and width of what the network sees."""
+def _shape(model: Model, request: Request) -> tuple[tuple[int, int, int], Edit | None]:
+    """Channels, height and width of what the network sees; and the picture that is drawn over, at that size."""
     channels, *trained = model.space.image_shape
     network, seen = model.unet.config, model.space.shape[0]
     if channels not in (1, 3) or network.out_channels != seen or network.in_channels not in (seen, 2 * seen + 1):
@@ -172,15 +179,20 @@ def _shape(model: Model, request: Request) -> tuple[int, int, int]:
             f"takes {network.in_channels} and predicts {network.out_channels}"
         )
     factor = trained[0] // model.space.shape[1]
-    multiple, sides = factor * model.unet.config.size_multiple, dict[str, int]()
-    for side, usual in zip(("height", "width"), trained, strict=True):
-        sides[side] = pixels = getattr(request, side) or usual
-        if pixels % multiple or not 0 < pixels <= MOST_PIXELS:
+    multiple, size, edit = factor * network.size_multiple, (request.height, request.width), None
+    for side, pixels in zip(("height", "width"), size, strict=True):
+        if pixels is not None and (pixels % multiple or not 0 < pixels <= MOST_PIXELS):
             near = min(max(round(pixels / multiple), 1) * multiple, MOST_PIXELS // multiple * multiple)
             raise UserError(
                 f"{side} must be a multiple of {multiple} up to {MOST_PIXELS}, not {pixels}: {near} is near"
             )
-    return model.space.shape[0], sides["height"] // factor, sides["width"] // factor
+    if model.inpaints and request.mask is None:
+        raise UserError("this model was trained to inpaint: give --init-image and --mask")
+    if request.init_image is not None:
+        edit = read_edit(request.init_image, request.mask, channels, size, min(trained), multiple)
+        size = edit.picture.shape[2], edit.picture.shape[3]
+    height, width = (pixels or usual for pixels, usual in zip(size, trained, strict=True))
+    return (seen, height // factor, width // factor), edit
 
 
 def _startable(model: Model, sampler: Sampler) -> Model:
@@ -227,6 +239,13 @@ def _check_values(request: Request) -> None:
     low, high = request.guidance_interval or (0, 1)
     if not 0 <= low < high:
         raise UserError(f"guidance-interval takes two noise levels, the lower first, not {low} {high}")
+    for name in ("mask", "strength"):
+        if getattr(request, name) is not None and request.init_image is None:
+            raise UserError(f"{name} belongs to a picture that is drawn over: give --init-image, too")
+    if request.strength is not None and not 0 <= request.strength <= 1:
+        raise UserError(f"strength must be between 0 (the picture stays) and 1, not {request.strength}")
+    if request.classes and request.prompts:
+        raise UserError("a model is asked by --classes or by --prompt: leave one of them out")
     for name in ("guidance_rescale", "guidance_interval", "guide", "negative_prompt"):
         if request.guidance == 1 and getattr(request, name):
             flag = name.replace("_", "-")
