@@ -9,7 +9,7 @@ from PIL import Image
 
 from fromnoise import pictures
 from fromnoise.errors import UserError
-from fromnoise.pictures import grid, save_array, save_folder, save_grid
+from fromnoise.pictures import INFERNO, grid, overlay, save_array, save_folder, save_grid
 
 
 @pytest.fixture
@@ -40,6 +40,35 @@ def test_grid(images, channels, mode):
 
 def test_large_images_keep_their_size():
     assert grid(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), columns=2).size == (2 * 66 + 2, 66 + 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_overlay(images, channels):
+    """Half grey, half colour: the colour of each quarter of the way from the least to the most, and between them."""
+    image = images[channels][0]
+    heat = torch.linspace(-1, 1, 9).repeat_interleave(3)[:24].view(4, 6)  # -1 to .75 by quarters, each three times
+    picture = overlay(image, heat)
+    assert (picture.dtype, picture.shape) == (torch.uint8, (3, 4, 6))
+    grey = image.double().mean(0).flatten()
+    for i in range(24):
+        quarter = (i // 3) / 7 * 4
+        low, high = (torch.tensor(INFERNO[k], dtype=torch.float64) for k in (int(quarter), min(int(quarter) + 1, 4)))
+        expected = (grey[i] + low + (high - low) * (quarter % 1)) / 2
+        torch.testing.assert_close(picture.flatten(1)[:, i].double(), expected, rtol=0, atol=0.51)
+
+
+def test_overlay_of_any_map():
+    """A smaller map is enlarged without steps; one that is the same everywhere is black."""
+    image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    rising = overlay(image, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))[0, 0].int()
+    assert rising[0] == 50 and rising[-1] == (100 + 252) // 2 and len(rising.unique()) > 4
+    assert overlay(image, torch.full((2, 2), 0.3)).flatten(1).unique(dim=1).T.tolist() == [[50, 50, 52]]
+
+
+def test_the_colours_are_matplotlibs():
+    colours = pytest.importorskip("matplotlib").colormaps["inferno"]
+    for i, colour in enumerate(INFERNO):
+        assert colour == pytest.approx([255 * part for part in colours(i / 4)[:3]], abs=1.5)
 
 
 def test_files_hold_the_images(images, tmp_path):

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from fromnoise.files import atomic_write
 
 PADDING = 2
+INFERNO = (0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)  # matplotlib's, at every quarter
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
@@ -50,6 +53,24 @@ def save_folder(path: Path, images: Tensor, wishes: Sequence[int | str]) -> None
             wish = wishes[i] if wishes else ""
             name = f"{i:05d}-{wish}.png" if isinstance(wish, int) else f"{i:05d}.png"
             _picture(image).save(partial / name, format="PNG")
+
+
+def overlay(image: Tensor, heat: Tensor) -> Tensor:
+    """A map over an image: half the image in grey, half colours from black, the map's least, to yellow, its most.
+
+    Args:
+        image: uint8 ``(C, H, W)``; heat: ``(h, w)``, enlarged to the image's size.
+
+    Returns:
+        uint8 ``(3, H, W)``. A map that is the same everywhere is black.
+    """
+    heat = F.interpolate(heat[None, None].float(), size=image.shape[1:], mode="bilinear")[0, 0]  # (H, W)
+    least, most = heat.aminmax()
+    place = (heat - least) / (most - least).clamp(min=1e-12) * (len(INFERNO) - 1)  # (H, W), 0 to 4
+    below = place.long().clamp(max=len(INFERNO) - 2)  # (H, W)
+    colours = torch.tensor(INFERNO, dtype=torch.float32)  # (5, 3)
+    colour = torch.lerp(colours[below], colours[below + 1], (place - below)[..., None])  # (H, W, 3)
+    return ((image.float().mean(0) + colour.permute(2, 0, 1)) / 2).round().to(torch.uint8)  # (3, H, W)
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
