@@ -47,7 +47,7 @@ def unpickled(path: Path) -> dict[str, Any]:
         except Exception as problem:  # what is wrong with a pickle is said by errors of many classes
             code = re.search(r"GLOBAL ([\w.]+)", str(problem))
             if code is not None:
-                does = f"asks to run {code[1]} when it is opened, and is refused"
+                does = f"asks for {code[1]}, which is code, and is refused"
             else:
                 does = "is damaged, or no checkpoint that can be read without running what is in it"
             raise UserError(f"{path} {does}: take the model as safetensors") from None
