@@ -45,7 +45,7 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
     for indices in torch.arange(plan.n).split(request.batch_size):
         generators = [torch.Generator().manual_seed(request.seed + int(i)) for i in indices]
         condition = {name: value[rows[indices]].to(plan.device) for name, value in encoded.items()}
-        x = noise_like(torch.empty(len(indices), *model.space.shape, device=plan.device), generators)
+        x = plan.start_scale * noise_like(torch.empty(len(indices), *model.space.shape, device=plan.device), generators)
         x = final(sampler(denoise, x, plan.times, generators, **condition))  # (B, C, H, W)
         if not x.isfinite().all():
             raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")
