@@ -90,11 +90,12 @@ def test_trailing_rounds_exactly():
 
 @pytest.mark.parametrize("spacing", Spacing)
 @pytest.mark.parametrize("offset", [0, 1, 40])
-def test_every_list_falls_strictly_to_zero(spacing, offset):
+@pytest.mark.parametrize("spare", [0, 1])
+def test_every_list_falls_strictly_to_zero(spacing, offset, spare):
     for total in (1, 2, 10, 37, 1000):
         schedule = Schedule(linear_betas(total))
         for steps in range(1, total + 1):
-            times = sampling_times(schedule, steps, spacing, offset)
+            times = sampling_times(schedule, steps, spacing, offset, spare=spare)
             assert len(times) == steps + 1
             assert times[0] <= total
             assert times[-1] == 0
@@ -149,10 +150,10 @@ def times_of(scheduler):
     return [*(index + 1 for index in indices), 0.0]
 
 
-def assert_draws_the_same(sampler, denoise, oracle, steps, spacing, **options):
-    """At the times of a spacing that we share with diffusers, with the same noise."""
+def assert_draws_the_same(sampler, denoise, oracle, steps, spacing, rounded=True, spare=0, **options):
+    """At the times of a spacing, with the same noise."""
     expected = theirs(oracle, steps, **options)
-    times = sampling_times(1000, steps, Spacing(spacing))
+    times = sampling_times(1000, steps, Spacing(spacing), rounded=rounded, spare=spare)
     assert times == times_of(oracle)
     assert_same(final(sampler(denoise, start(), times, generator())), expected)
 
@@ -212,12 +213,11 @@ def test_ddim_equals_diffusers_from_nothing_but_noise(steps, eta):
 @pytest.mark.parametrize("steps", [3, 10, 40])
 @pytest.mark.parametrize(("sampler", "scheduler"), EULER_AND_HEUN)
 def test_euler_and_heun_equal_diffusers(sampler, scheduler, steps, spacing):
-    """Their linspace is not rounded, as DDIM's and ours is: there we visit the times of theirs."""
+    """Their linspace is not rounded, as DDIM's is."""
     oracle = scheduler(timestep_spacing=spacing, **LINEAR)
     expected = theirs(oracle, steps)
-    times = times_of(oracle)
-    distances = [abs(t - u) for t, u in zip(times, sampling_times(1000, steps, Spacing(spacing)), strict=True)]
-    assert max(distances) <= (0.5 if spacing == "linspace" else 0)
+    times = sampling_times(1000, steps, Spacing(spacing), rounded=False)
+    assert times == pytest.approx(times_of(oracle), rel=1e-7)
     assert_same(final(sampler(ours("epsilon"), start(), times, generator())), expected)
 
 
@@ -234,14 +234,9 @@ def test_dpmpp_equals_diffusers(sampler, scheduler, steps, prediction):
 @pytest.mark.parametrize(("sampler", "scheduler"), MULTISTEP)
 def test_dpmpp_equals_diffusers_at_its_own_times(sampler, scheduler, spacing):
     """Its leading and linspace cut T into one step more than asked and leave the cleanest time out: a last step from
-    there to 0 is longer than all others. At its times we draw the same.
+    there to 0 is longer than all others.
     """
-    oracle = scheduler(timestep_spacing=spacing)
-    expected = theirs(oracle, 20)
-    times = times_of(oracle)
-    assert times[-2] > 1 + 1000 / 22
-    assert sampling_times(1000, 20, Spacing(spacing))[-2] == 1
-    assert_same(final(sampler(ours("epsilon"), start(), times, generator())), expected)
+    assert_draws_the_same(sampler, ours("epsilon"), scheduler(timestep_spacing=spacing), 20, spacing, spare=1)
 
 
 @pytest.mark.parametrize(

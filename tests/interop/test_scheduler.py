@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from fromnoise.diffusion.noise import NoiseConfig
+from fromnoise.diffusion.noise import OPEN_KEYS, NoiseConfig
 from fromnoise.errors import UserError
 from fromnoise.interop.scheduler import SCHEDULERS, SchedulerFile, noise_from_diffusers, noise_to_diffusers
 
@@ -27,11 +27,10 @@ def test_a_key_left_out_takes_the_default_of_the_class_that_the_file_names(name,
     scheduler.save_pretrained(tmp_path)
     whole = json.loads((tmp_path / "scheduler_config.json").read_text())
     noise = noise_from_diffusers({"_class_name": name})
-    assert noise == noise_from_diffusers(whole)
-    theirs = signature(name)
+    assert noise == replace(noise_from_diffusers(whole), **dict.fromkeys(OPEN_KEYS))
+    theirs = {key: default for key, default in signature(name).items() if key not in OPEN_KEYS}
     file = SchedulerFile(**SCHEDULERS[name])
     assert json.loads(json.dumps({key: getattr(file, key) for key in theirs})) == json.loads(json.dumps(theirs))
-    assert noise.clip_sample == theirs.get("clip_sample", False), "a class without the key never clips"
 
 
 def test_the_keys_and_defaults_of_a_file_are_those_of_diffusers():
@@ -77,9 +76,10 @@ def test_scheduler_of_stable_diffusion():
         "steps_offset": 1,
         "trained_betas": None,
     }
-    assert noise_from_diffusers(config) == NoiseConfig(
-        1000, "scaled_linear", 0.00085, 0.012, clip_sample=False, steps_offset=1, set_alpha_to_one=False
-    )
+    noise = noise_from_diffusers(config)
+    written = {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}
+    assert noise == NoiseConfig(1000, "scaled_linear", 0.00085, 0.012, timestep_spacing=None, **written)
+    assert noise_from_diffusers(json.loads(json.dumps(noise_to_diffusers(noise)))) == noise, "what is open stays open"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_scheduler_of_stable_diffusion():
     ids=str,
 )
 def test_what_changes_nothing_is_accepted(inert):
-    assert noise_from_diffusers(inert) == NoiseConfig()
+    assert noise_from_diffusers(inert) == NoiseConfig(**dict.fromkeys(OPEN_KEYS))
 
 
 @pytest.mark.parametrize(

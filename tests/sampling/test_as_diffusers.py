@@ -1,24 +1,33 @@
 """A scheduler's file decides what is drawn, as it does in diffusers."""
 
+import inspect
 import json
+import math
 from dataclasses import replace
+from functools import partial
+from importlib import resources
 
 import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
 )
 
-from fromnoise.diffusion.samplers import final
-from fromnoise.interop.scheduler import noise_from_diffusers
+from fromnoise.diffusion.noise import OPEN_KEYS
+from fromnoise.diffusion.samplers import Spacing, final, sampling_times
+from fromnoise.interop.scheduler import SCHEDULERS, noise_from_diffusers
 from fromnoise.models import open_model
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.plan import plan
 from fromnoise.sampling.request import Request
+
+SCALED = EulerDiscreteScheduler, HeunDiscreteScheduler
+"""The schedulers whose x is divided by alpha, so that the image stays at scale 1."""
 
 BETAS = {"num_train_timesteps": 20, "beta_end": 0.3}
 
@@ -41,12 +50,15 @@ def ours(plan, x):
 
 
 def theirs(network, scheduler, steps, x, **options):
+    """The loop of diffusers' pipelines, from the same noise."""
     scheduler.set_timesteps(steps)
-    generator = torch.Generator().manual_seed(9)
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = torch.Generator().manual_seed(9)
+    x = x * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         with torch.no_grad():
-            output = network.unet(x, t.float().expand(len(x)))
-        x = scheduler.step(output, t, x, generator=generator, **options).prev_sample
+            output = network.unet(scheduler.scale_model_input(x, t), t.float().expand(len(x)))
+        x = scheduler.step(output, t, x, **options).prev_sample
     return x
 
 
@@ -145,3 +157,119 @@ def test_every_sampler_starts_from_nothing_but_noise(sampler, prediction, networ
         model = replace(network, noise=replace(noise, clip_sample=False))
         drawing = plan(model, Request(n=1, steps=4, sampler=sampler, device="cpu"))
         assert ours(drawing, torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))).isfinite().all()
+
+
+# ---------------------------------------------------------------- each sampler from the same file, as from_config does
+
+STABLE_DIFFUSION = {
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+TURBO = {"interpolation_type": "linear", "sample_max_value": 1.0, "timestep_spacing": "trailing"}
+ZOO = json.loads((resources.files("fromnoise") / "zoo/mnist/scheduler/scheduler_config.json").read_text())
+FILES = {
+    "SD 1.x": {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", **STABLE_DIFFUSION},
+    "SD 2.x": {"_class_name": "DDIMScheduler", **STABLE_DIFFUSION, "prediction_type": "v_prediction"},
+    "sd-turbo": {"_class_name": "EulerDiscreteScheduler", **STABLE_DIFFUSION, **TURBO, "use_karras_sigmas": False},
+    "zoo": ZOO,
+}
+CLASSES = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+    "dpmpp-2m": DPMSolverMultistepScheduler,
+    "dpmpp-2m-sde": partial(DPMSolverMultistepScheduler.from_config, algorithm_type="sde-dpmsolver++"),
+}
+
+
+def from_file(network, content, sampler, **request):
+    """A plan and diffusers' scheduler, both from one file; heun is asked for the times of its class."""
+    noise = noise_from_diffusers(content)
+    if sampler == "heun":
+        request = {"steps": 2 * request["steps"] - 1, "spacing": noise.timestep_spacing or "linspace"}
+    there = CLASSES[sampler]
+    there = there(content) if isinstance(there, partial) else there.from_config(content)
+    return plan(replace(network, noise=noise), Request(n=2, device="cpu", sampler=sampler, **request)), there
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7])
+@pytest.mark.parametrize("sampler", CLASSES)
+@pytest.mark.parametrize("file", FILES)
+def test_times_and_noise_levels_as_from_config(file, sampler, steps, network):
+    """Ours differs once: diffusers' Euler and Heun start a single linspace step at the clean end."""
+    here, there = from_file(network, FILES[file], sampler, steps=steps)
+    there.set_timesteps(steps)
+    if steps == 1 and there.config.timestep_spacing == "linspace" and sampler in ("euler", "heun"):
+        assert (there.timesteps.tolist(), here.times) == ([0], [1000, 0])
+        return
+    assert [t - 1 for t in here.times[:-1]] == pytest.approx(there.timesteps.unique_consecutive().tolist(), abs=1e-4)
+    levels = here.model.noise.schedule().noise_to_signal(torch.tensor(here.times, dtype=torch.float64)).float()
+    if hasattr(there, "sigmas"):
+        torch.testing.assert_close(levels, there.sigmas.unique_consecutive(), rtol=1e-3, atol=0)
+    elif sampler == "ddim":
+        torch.testing.assert_close(1 / (1 + levels[-1] ** 2), there.final_alpha_cumprod)
+    largest = math.hypot(1, levels[0]) if isinstance(there, SCALED) else 1
+    assert here.start_scale * largest == pytest.approx(float(there.init_noise_sigma), rel=1e-3)
+    if not isinstance(there, SCALED) or there.config.timestep_spacing == "leading":
+        assert here.start_scale == 1
+    assert plan(replace(network, noise=noise_from_diffusers(FILES[file])), here.request) == here
+
+
+@pytest.mark.parametrize("sampler", CLASSES)
+@pytest.mark.parametrize("file", FILES)
+def test_five_steps_as_from_config(file, sampler, network, monkeypatch):
+    """Two things differ. Ours clips in every sampler if the file says so, which diffusers' Euler and DPM-Solver++
+    cannot. And diffusers' Euler and Heun hold x at the scale of the image, where float32 is coarse at the noise level
+    20,000 that the cosine schedule reaches.
+    """
+    monkeypatch.setattr(network.unet, "forward", lambda x, t: (1 + torch.cos(t / 100))[:, None, None, None] * x.tanh())
+    here, there = from_file(network, FILES[file], sampler, steps=5)
+    if sampler in ("euler", "dpmpp-2m", "dpmpp-2m-sde"):
+        here = replace(here, request=replace(here.request, clip=False))
+    options = {"use_clipped_model_output": True} if sampler == "ddim" else {}
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    found, expected = ours(here, here.start_scale * noise), theirs(network, there, 5, noise, **options)
+    coarse = 2**-23 * there.sigmas[0].item() if isinstance(there, SCALED) else 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item() + coarse)
+
+
+@pytest.mark.parametrize("sampler", CLASSES)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_the_file_leaves_open_is_as_from_config(name, sampler, network):
+    """Whichever class the file names, and also if it says what it leaves open elsewhere."""
+    for written in ({}, {"clip_sample": True}, {"set_alpha_to_one": False}, {"timestep_spacing": "trailing"}):
+        here, there = from_file(network, {"_class_name": name, **written}, sampler, steps=3)
+        theirs = {"clip_sample": False, "set_alpha_to_one": True} | there.config
+        assert [getattr(here.model.noise, key) for key in OPEN_KEYS] == [theirs[key] for key in OPEN_KEYS]
+        assert here.request.clip == theirs["clip_sample"]
+
+
+@pytest.mark.parametrize("sampler", CLASSES)
+def test_a_spacing_that_is_not_the_models_is_as_we_say(sampler, network):
+    """A file that writes trailing changes none of the other spacings, and the first noise stays as it is."""
+    noise = noise_from_diffusers(ZOO)
+    for spacing in Spacing:
+        here = plan(
+            replace(network, noise=noise), Request(sampler=sampler, spacing=spacing, steps=5 + 4 * (sampler == "heun"))
+        )
+        assert here.times == sampling_times(noise.schedule(), 5, spacing)
+        assert here.start_scale == 1 or (spacing == "trailing" and here.start_scale == pytest.approx(1, abs=1e-8))
+
+
+def test_a_picture_starts_from_the_scaled_noise(network, monkeypatch):
+    """With a network that sees its input as noise alone, one step of Euler leads to nothing but the scale."""
+    model = replace(network, noise=noise_from_diffusers(FILES["sd-turbo"]))
+    starts = []
+    monkeypatch.setattr(model.unet, "forward", lambda x, timestep: starts.append(x) or x)
+    drawn = [generate(model, Request(n=1, sampler=name, steps=1, device="cpu")) for name in ("ddim", "euler")]
+    sigma = model.noise.schedule().sigma(torch.tensor(1000.0)).item()
+    assert sigma < 0.999 and len(drawn) == 2
+    torch.testing.assert_close(starts[1], sigma * starts[0])

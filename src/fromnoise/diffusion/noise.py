@@ -9,12 +9,16 @@ from fromnoise.diffusion.schedules import Schedule, cosine_betas, linear_betas, 
 LEAST_SIGNAL = 2.0**-24
 """alpha-bar at the end of `NoiseConfig.with_signal`, as in diffusers' solvers"""
 
+OPEN_KEYS = ("clip_sample", "timestep_spacing", "set_alpha_to_one")
+"""what a `NoiseConfig` may leave open, as None: each sampler has a default of its own"""
+
 
 @dataclass(frozen=True)
 class NoiseConfig:
     """How a model was trained and is to be sampled: the keys of diffusers' ``scheduler_config.json`` that decide it.
 
-    The defaults are those of diffusers' ``DDPMScheduler`` and ``DDIMScheduler``.
+    The defaults are those of diffusers' ``DDPMScheduler`` and ``DDIMScheduler``. None leaves one of the `OPEN_KEYS` to
+    the sampler.
     """
 
     num_train_timesteps: int = 1000
@@ -26,14 +30,14 @@ class NoiseConfig:
     """epsilon, sample (the clean image) or v_prediction"""
     variance_type: str = "fixed_small"
     """fixed_small (the posterior's) or fixed_large (beta)"""
-    clip_sample: bool = True
+    clip_sample: bool | None = True
     """clip each predicted clean image to [-clip_sample_range, clip_sample_range]"""
     clip_sample_range: float = 1.0
-    timestep_spacing: str = "leading"
+    timestep_spacing: str | None = "leading"
     """leading, trailing or linspace"""
     steps_offset: int = 0
     """added to leading timesteps"""
-    set_alpha_to_one: bool = True
+    set_alpha_to_one: bool | None = True
     """ddim: the last step goes to alpha-bar 1, not to that of the first timestep"""
     trained_betas: tuple[float, ...] | None = None
     """the betas themselves, instead of a schedule with a name"""
@@ -56,6 +60,10 @@ class NoiseConfig:
             named = {"linear": linear_betas, "scaled_linear": scaled_linear_betas}[self.beta_schedule]
             betas = named(self.num_train_timesteps, self.beta_start, self.beta_end)
         return Schedule(zero_terminal_snr(betas) if self.rescale_betas_zero_snr else betas)
+
+    def settled(self, usual: "NoiseConfig") -> "NoiseConfig":
+        """The same, with each of the `OPEN_KEYS` that is left open as it is in ``usual``."""
+        return replace(self, **{key: getattr(usual, key) for key in OPEN_KEYS if getattr(self, key) is None})
 
     def with_signal(self) -> "NoiseConfig":
         """The same, with a little of the image left at the end if nothing was: no noise level is infinite."""

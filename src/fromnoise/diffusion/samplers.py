@@ -78,6 +78,9 @@ def sampling_times(
     spacing: Spacing,
     offset: int = 0,
     ends: tuple[float, float] | None = None,
+    *,
+    rounded: bool = True,
+    spare: int = 0,
 ) -> list[float]:
     """The falling list of ``steps`` times in [1, T], and 0 at its end: N + 1 numbers, N steps.
 
@@ -86,6 +89,9 @@ def sampling_times(
         steps: N, 1..T.
         offset: diffusers' ``steps_offset``, added to leading times as far as T allows.
         ends: the first and the last time where times are spaced by noise level; none: as `Spacing` says.
+        rounded: linspace takes the nearest whole times; diffusers' Euler and Heun do not.
+        spare: how many of the cleanest leading or linspace times are left out, of as many more, as far as T allows;
+            1 in diffusers' DPM-Solver++.
 
     Raises:
         ValueError: steps outside 1..T, or T alone where the noise levels are needed.
@@ -96,16 +102,17 @@ def sampling_times(
     num_timesteps = schedule if isinstance(schedule, int) else schedule.num_timesteps
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"steps must be between 1 and {num_timesteps}, not {steps}")
-    i = torch.arange(steps, dtype=torch.float64)
+    i, count = torch.arange(steps, dtype=torch.float64), min(steps + spare, num_timesteps)
     match spacing:
         case Spacing.LEADING:
-            stride = num_timesteps // steps
-            first = 1 + min(offset, num_timesteps - 1 - (steps - 1) * stride)
-            times = i.flip(0) * stride + first
+            stride = num_timesteps // count
+            first = 1 + min(offset, num_timesteps - 1 - (count - 1) * stride)
+            times = (count - 1 - i) * stride + first
         case Spacing.TRAILING:
             times = (num_timesteps - i * num_timesteps / steps).round()
         case Spacing.LINSPACE:
-            times = torch.linspace(num_timesteps - 1, 0, steps, dtype=torch.float64).round() + 1
+            index = torch.linspace(num_timesteps - 1, 0, count, dtype=torch.float64)[:steps]
+            times = (index.round() if rounded else index) + 1
         case Spacing.KARRAS | Spacing.LOG_SNR:
             if isinstance(schedule, int):
                 raise ValueError(f"{spacing} spacing needs the schedule, not T alone")

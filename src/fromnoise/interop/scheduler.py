@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
 from fromnoise.configs import refused
-from fromnoise.diffusion.noise import NoiseConfig
+from fromnoise.diffusion.noise import OPEN_KEYS, NoiseConfig
 from fromnoise.interop.rules import headed, read_public
 
 Beta = Annotated[float, Gt(0), Lt(1)]
@@ -17,20 +17,22 @@ MAX_TIMESTEPS = 100_000
 FAINTEST = 1e-30  # alpha-bar before the last timestep: below it, numbers of single precision overflow
 NOISIEST_START = 0.2  # alpha-bar at the first timestep: below it, the cleanest image that is seen shows next to nothing
 
-_SOLVER = {"clip_sample": False, "timestep_spacing": "linspace"}
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "DDPMScheduler": {},
     "DDIMScheduler": {},
-    "PNDMScheduler": {"clip_sample": False, "set_alpha_to_one": False},
-    "LMSDiscreteScheduler": _SOLVER,
-    "EulerDiscreteScheduler": _SOLVER,
-    "EulerAncestralDiscreteScheduler": _SOLVER,
-    "HeunDiscreteScheduler": _SOLVER | {"beta_start": 0.00085, "beta_end": 0.012},
-    "DPMSolverMultistepScheduler": _SOLVER | {"variance_type": None},
-    "DEISMultistepScheduler": _SOLVER | {"algorithm_type": "deis", "solver_type": "logrho"},
-    "UniPCMultistepScheduler": _SOLVER | {"solver_type": "bh2"},
+    "PNDMScheduler": {},
+    "LMSDiscreteScheduler": {},
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "DPMSolverMultistepScheduler": {"variance_type": None},
+    "DEISMultistepScheduler": {"algorithm_type": "deis", "solver_type": "logrho"},
+    "UniPCMultistepScheduler": {"solver_type": "bh2"},
 }
-"""diffusers' classes that share the betas, and what they do by default that ``DDPMScheduler`` does otherwise"""
+"""diffusers' classes that share the betas, and their defaults that are not those of ``DDPMScheduler``
+
+The `OPEN_KEYS` are not among them: what a file does not say of these, the sampler says (`sampling.plan.SAMPLERS`).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,9 @@ class SchedulerFile:
 def noise_from_diffusers(content: Mapping[str, Any], origin: str = "scheduler_config.json") -> NoiseConfig:
     """The `NoiseConfig` of a ``scheduler_config.json``.
 
-    A key that is left out takes the default of the class that the file names. A key that this class does not have, or
-    a class that is left out, takes that of ``DDPMScheduler``, except that a class that never clips does not clip here.
+    A key that is left out takes the default of the class that the file names, or of ``DDPMScheduler`` if that class
+    does not have the key or no class is named. One of the `OPEN_KEYS` that is left out stays open: as diffusers'
+    ``from_config`` does, a sampler takes from the file what is written there, and the rest from its own class.
 
     Raises:
         UserError: a key would change the computation, is unknown or of the wrong type, or the betas can draw nothing
@@ -101,6 +104,7 @@ def noise_from_diffusers(content: Mapping[str, Any], origin: str = "scheduler_co
     values = {field.name: getattr(file, field.name) for field in fields(NoiseConfig)}
     if file.variance_type != "fixed_large":  # the same variance, kept as its logarithm or not at all
         values["variance_type"] = "fixed_small"
+    values |= {key: None for key in OPEN_KEYS if key not in content}
     values["use_karras_sigmas"] = bool(file.use_karras_sigmas)
     values["use_exponential_sigmas"] = bool(file.use_exponential_sigmas or file.use_lu_lambdas)
     noise = NoiseConfig(**values)
@@ -128,5 +132,6 @@ def _check_betas(noise: NoiseConfig, origin: str) -> None:
 
 
 def noise_to_diffusers(noise: NoiseConfig) -> dict[str, Any]:
-    """The content of a ``scheduler_config.json``."""
-    return headed("DDPMScheduler", asdict(noise))
+    """The content of a ``scheduler_config.json``, in which what is open is left out."""
+    written = {key: value for key, value in asdict(noise).items() if value is not None or key not in OPEN_KEYS}
+    return headed("DDPMScheduler", written)

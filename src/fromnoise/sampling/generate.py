@@ -49,10 +49,11 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
     for indices in torch.arange(plan.n).split(request.batch_size):
         generators = [torch.Generator().manual_seed(request.seed + int(i)) for i in indices]
         condition = {name: value[rows[indices]].to(plan.device) for name, value in encoded.items()}
-        x, ask = noise_like(torch.empty(len(indices), *plan.shape, device=plan.device), generators), denoise
+        noise = noise_like(torch.empty(len(indices), *plan.shape, device=plan.device), generators)  # (B, C, H, W)
+        x, ask = plan.start_scale * noise, denoise
         if canvas is not None:
             condition |= {name: value.expand(len(indices), -1, -1, -1) for name, value in canvas.told.items()}
-            x, ask = canvas.begin(denoise, x, request.strength or 0.0, plan.times[0])
+            x, ask = canvas.begin(denoise, x, noise, plan.times)
         x = final(plan.sampler(ask, x, plan.times, generators, **condition))  # (B, C, H, W)
         if not x.isfinite().all():
             raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")

@@ -31,20 +31,30 @@ class Sampler:
     options: tuple[str, ...] = ()  # those of a request that only it takes
     asks: int = 1  # how often it asks the network in a step; in the last one, once
     by_level: bool = False  # whether it heeds how the model spaces noise levels; then none may be infinite
-    within: bool = False  # whether these lie between those of the model's own times, not between all
+    k_diffusion: bool = False  # whether the model's own times are as in k-diffusion: linspace is not rounded, spaced
+    # noise levels lie between those of these times, and the first noise is only as large as `start_scale`
+    spare: int = 0  # how many more own times there would be, of which the cleanest are left out; see `sampling_times`
+    usual: NoiseConfig = NoiseConfig()  # what it does where the model's file leaves it open
     stops: tuple[str, bool | str] | None = None  # the key and value of a model's noise with which it ends at time 1
 
 
 _SIGMA_MIN = ("final_sigmas_type", "sigma_min")
+_SOLVER = NoiseConfig(clip_sample=False, timestep_spacing="linspace")
+_dpm_solver = partial(Sampler, evaluations=11, by_level=True, spare=1, usual=_SOLVER, stops=_SIGMA_MIN)
+_k_diffusion = partial(Sampler, by_level=True, k_diffusion=True, usual=_SOLVER)
 SAMPLERS = {
     "ddpm": Sampler(samplers.ddpm, options=("variance",)),
     "ddim": Sampler(samplers.ddim, options=("eta",), stops=("set_alpha_to_one", False)),
-    "euler": Sampler(solvers.euler, by_level=True, within=True, stops=_SIGMA_MIN),
-    "heun": Sampler(solvers.heun, spacing=Spacing.KARRAS, asks=2, by_level=True, within=True),
-    "dpmpp-2m": Sampler(solvers.dpmpp_2m, evaluations=11, by_level=True, stops=_SIGMA_MIN),
-    "dpmpp-2m-sde": Sampler(solvers.dpmpp_2m_sde, evaluations=11, by_level=True, stops=_SIGMA_MIN),
+    "euler": _k_diffusion(solvers.euler, stops=_SIGMA_MIN),
+    "heun": _k_diffusion(solvers.heun, spacing=Spacing.KARRAS, asks=2),
+    "dpmpp-2m": _dpm_solver(solvers.dpmpp_2m),
+    "dpmpp-2m-sde": _dpm_solver(solvers.dpmpp_2m_sde),
 }
-"""what a model's own config decides is decided as by the scheduler of the same name in diffusers"""
+"""what a model's own config decides is decided as by the scheduler of the same name in diffusers
+
+What the config leaves open is as ``from_config`` of this scheduler makes it. Two things differ: heun's times are spaced
+by noise level unless the model's own spacing is asked for, and every sampler clips if the config says so.
+"""
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,25 @@ class Plan:
         """The sampler with its options."""
         return partial(self.method.run, **{name: getattr(self.request, name) for name in self.method.options})
 
+    @property
+    def start_scale(self) -> float:
+        """What the first noise is multiplied by.
+
+        diffusers' Euler and Heun take sigma(t) noise for x at the first time t, unless their times are leading, as all
+        others take the noise. So do these, at the model's own times.
+        """
+        sampler, noise = self.method, self.model.noise
+        whole, own = _own_spacing(sampler, noise)
+        if not sampler.k_diffusion or whole is Spacing.LEADING or self.request.spacing != own:
+            return 1.0
+        return float(noise.schedule().sigma(torch.tensor(self.times[0], dtype=torch.float64)))
+
     @cached_property
     def evaluations(self) -> int:
         """How often a network is asked for one image, found by asking one that answers 0."""
         asked: list[int] = []
+        if not self.steps:  # of a picture that stays as it is
+            return 0
 
         def count(x: torch.Tensor, timestep: torch.Tensor, **condition: torch.Tensor) -> torch.Tensor:
             asked.append(len(x))
@@ -140,8 +165,7 @@ def plan(model: Model, request: Request) -> Plan:
     spacing, times = _times(settled, sampler, noise, math.ceil(evaluations / sampler.asks))
     shape, edit = _shape(model, request)
     if edit is not None:
-        strength = (0.8 if edit.mask is None else 1.0) if request.strength is None else request.strength
-        settled, times = replace(settled, strength=strength), cut_times(times, strength)
+        settled, times = replace(settled, strength=edit.strength), cut_times(times, edit.strength)
     settled = replace(
         settled,
         n=n,
@@ -189,29 +213,43 @@ def _shape(model: Model, request: Request) -> tuple[tuple[int, int, int], Edit |
     if model.inpaints and request.mask is None:
         raise UserError("this model was trained to inpaint: give --init-image and --mask")
     if request.init_image is not None:
-        edit = read_edit(request.init_image, request.mask, channels, size, min(trained), multiple)
+        edit = read_edit(request, channels, min(trained), multiple)
         size = edit.picture.shape[2], edit.picture.shape[3]
     height, width = (pixels or usual for pixels, usual in zip(size, trained, strict=True))
     return (seen, height // factor, width // factor), edit
 
 
 def _startable(model: Model, sampler: Sampler) -> Model:
-    """The model, with noise that the sampler can start at: no division by an alpha of 0."""
-    needed = sampler.by_level or model.noise.prediction_type == Prediction.NOISE
-    return replace(model, noise=model.noise.with_signal()) if needed else model
+    """The model, with noise that leaves nothing open, and where it starts an alpha to divide by."""
+    noise = model.noise.settled(sampler.usual)
+    needed = sampler.by_level or noise.prediction_type == Prediction.NOISE
+    return replace(model, noise=noise.with_signal() if needed else noise)
+
+
+def _own_spacing(sampler: Sampler, noise: NoiseConfig) -> tuple[Spacing, Spacing]:
+    """How the model spaces times that are whole, and how it spaces those of the sampler: so, or by noise level."""
+    whole = Spacing(str(noise.timestep_spacing))
+    own = Spacing.KARRAS if noise.use_karras_sigmas else Spacing.LOG_SNR if noise.use_exponential_sigmas else whole
+    return whole, own if sampler.by_level else whole
 
 
 def _times(request: Request, sampler: Sampler, noise: NoiseConfig, steps: int) -> tuple[Spacing, list[float]]:
-    """How the times are spaced, and the times: by the request, or as the model says, or as is usual for the sampler."""
-    schedule, whole = noise.schedule(), Spacing(noise.timestep_spacing)
-    own = Spacing.KARRAS if noise.use_karras_sigmas else Spacing.LOG_SNR if noise.use_exponential_sigmas else None
-    own = own if sampler.by_level and request.spacing is None else None
-    spacing = Spacing(request.spacing or own or sampler.spacing or whole)
-    ends = None
-    if own is not None:
-        listed = sampling_times(schedule, steps, whole, noise.steps_offset)
-        ends = (listed[0], listed[-2]) if sampler.within else (schedule.end, 1.0)
-    times = sampling_times(schedule, steps, spacing, noise.steps_offset, ends)
+    """How the times are spaced, and the times: by the request, or as the model says, or as is usual for the sampler.
+
+    The model's own times are those of the sampler's class in diffusers, also if they are asked for by name; any other
+    spacing is as `Spacing` says.
+    """
+    schedule, offset = noise.schedule(), noise.steps_offset
+    whole, own = _own_spacing(sampler, noise)
+    spacing = Spacing(request.spacing or (sampler.spacing if own is whole else None) or own)
+    if spacing is own:
+        rounded, spare = not sampler.k_diffusion, sampler.spare
+        times = sampling_times(schedule, steps, whole, offset, rounded=rounded, spare=spare)
+        if own is not whole:
+            ends = (times[0], times[-2]) if sampler.k_diffusion else (schedule.end, 1.0)
+            times = sampling_times(schedule, steps, own, ends=ends)
+    else:
+        times = sampling_times(schedule, steps, spacing, offset)
     if sampler.stops is not None and getattr(noise, sampler.stops[0]) == sampler.stops[1]:
         times[-1] = 1.0
     return spacing, times
