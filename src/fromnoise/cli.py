@@ -4,6 +4,7 @@ Torch and all that is heavy is imported inside the functions, so that ``--help``
 """
 
 import dataclasses
+import json
 import mimetypes
 import os
 import shlex
@@ -82,6 +83,9 @@ class Sample(_Drawing):
 
     out: Annotated[Path | None, unset("PATH", "MODEL.png")] = None
     """FILE.png (one grid), FILE.npz (arrays) or a new folder (one PNG each)"""
+    attention_maps: Annotated[Path | None, unset("DIR", "none")] = None
+    """a new folder for where each word of a prompt was looked at: a picture for each word, and the arrays by layer and
+    step"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,24 +157,38 @@ def sample(arguments: Sequence[str]) -> None:
     options: Sample = parse(Sample, "sample", arguments)
     out = options.out or Path(f"{Path(options.model).resolve().name}.png")
     _check_out(out)
+    if options.attention_maps is not None:
+        _check_folder(options.attention_maps, "--attention-maps")
     from tqdm import tqdm
 
-    from fromnoise.models import open_model
-    from fromnoise.pictures import save_array, save_folder, save_grid
-    from fromnoise.sampling.generate import draw
-    from fromnoise.sampling.plan import plan
+    with tqdm(desc="opening", unit="evaluation", leave=False, disable=None) as bar:  # there from the first second
+        from fromnoise.models import open_model
+        from fromnoise.pictures import save_array, save_folder, save_grid, save_maps
+        from fromnoise.sampling.generate import draw
+        from fromnoise.sampling.plan import plan
+        from fromnoise.sampling.words import draw_with_maps
 
-    model = open_model(options.model, options.revision)
-    planned = plan(model, options.request)
-    with tqdm(total=planned.n * planned.evaluations, unit="evaluation", leave=False, disable=None) as bar:
-        images = draw(planned, progress=bar.update)
+        model = open_model(options.model, options.revision)
+        planned = plan(model, options.request)
+        bar.reset(planned.n * planned.evaluations)
+        bar.set_description("drawing")
+        if options.attention_maps is None:
+            images = draw(planned, progress=bar.update)
+        else:
+            images, maps = draw_with_maps(planned, progress=bar.update)
+    made_by = json.dumps({"model": options.model, **dataclasses.asdict(planned.request)}, default=str)
+    facts = {"fromnoise": __version__, "request": made_by}
     if (suffix := out.suffix.lower()) == ".png":
-        save_grid(out, images, len(options.request.classes or model.conditioner.names) or 8)
+        asked = options.request.classes or options.request.prompts or model.conditioner.names
+        save_grid(out, images, min(planned.n, len(asked) if len(asked) > 1 else 8), facts)
     elif suffix == ".npz":
         save_array(out, images, planned.wishes)
     else:
-        save_folder(out, images, planned.wishes)
+        save_folder(out, images, planned.wishes, facts)
     print(f"{planned.n} images: {out}")
+    if options.attention_maps is not None:
+        save_maps(options.attention_maps, images, maps)
+        print(f"attention maps: {options.attention_maps}")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -179,8 +197,6 @@ def evaluate(arguments: Sequence[str]) -> None:
         if options.json.is_dir():
             raise UserError(f"--json {options.json} is a folder: give a file")
         check_writable(options.json, "--json")
-    import json
-
     from tqdm import tqdm
 
     from fromnoise.evaluate.reference import reference_of
@@ -304,8 +320,15 @@ def _check_out(out: Path) -> None:
     known = mimetypes.MimeTypes()  # without what a system adds, such as .1 for pages of manuals
     if not file and (out.suffix.lower() == ".npy" or any(known.guess_type(out.name))):
         raise UserError(f"--out ends in {out.suffix}: give FILE.png (a grid), FILE.npz (arrays) or a folder")
-    if not file and (out.exists() or out.is_symlink()):
-        raise UserError(f"--out {out} exists already: give a new folder")
+    if not file:
+        return _check_folder(out, "--out")
     if file and out.is_dir():
         raise UserError(f"--out {out} is a folder: give a file, or a new folder without an ending")
     check_writable(out, "--out")
+
+
+def _check_folder(folder: Path, flag: str) -> None:
+    """Refuses a folder that is there, or could not be written."""
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{flag} {folder} exists already: give a new folder")
+    check_writable(folder, flag)

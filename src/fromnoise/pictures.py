@@ -1,7 +1,8 @@
 """Images on disk: grids, folders of PNGs, and arrays."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from fromnoise.files import atomic_write
+from fromnoise.sampling.words import WordMaps
 
 PADDING = 2
+NONE: Mapping[str, str] = {}
 INFERNO = (0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)  # matplotlib's, at every quarter
 
 
@@ -30,10 +34,10 @@ def grid(images: Tensor, columns: int) -> Image.Image:
     return _picture(canvas)
 
 
-def save_grid(path: Path, images: Tensor, columns: int) -> None:
-    """Writes `grid` as one PNG."""
+def save_grid(path: Path, images: Tensor, columns: int, facts: Mapping[str, str] = NONE) -> None:
+    """Writes `grid` as one PNG, with what made it in its text chunks, by name."""
     with atomic_write(path) as partial:
-        grid(images, columns).save(partial, format="PNG")
+        grid(images, columns).save(partial, format="PNG", pnginfo=_chunks(facts))
 
 
 def save_array(path: Path, images: Tensor, wishes: Sequence[int | str]) -> None:
@@ -45,14 +49,34 @@ def save_array(path: Path, images: Tensor, wishes: Sequence[int | str]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def save_folder(path: Path, images: Tensor, wishes: Sequence[int | str]) -> None:
-    """Writes a new folder with one PNG for each image, called by its number and the class that was asked for."""
+def save_folder(path: Path, images: Tensor, wishes: Sequence[int | str], facts: Mapping[str, str] = NONE) -> None:
+    """Writes a new folder with one PNG for each image, called by its number and the class that was asked for.
+
+    Each has what made it in its text chunks: the facts, its number and what was asked for.
+    """
     with atomic_write(path) as partial:
         partial.mkdir()
         for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
             wish = wishes[i] if wishes else ""
             name = f"{i:05d}-{wish}.png" if isinstance(wish, int) else f"{i:05d}.png"
-            _picture(image).save(partial / name, format="PNG")
+            own = {"image": str(i), "wish": str(wish)}
+            _picture(image).save(partial / name, format="PNG", pnginfo=_chunks({**facts, **own}))
+
+
+def save_maps(path: Path, images: Tensor, maps: Sequence[WordMaps]) -> None:
+    """Writes a new folder: for each image its words' maps over it as PNGs, and all maps as an ``.npz``.
+
+    The arrays are ``(steps, words, h, w)``, named by their layer; ``words`` are their words.
+    """
+    with atomic_write(path) as partial:
+        partial.mkdir()
+        for i, (image, attention) in enumerate(zip(images, maps, strict=True)):
+            arrays: dict[str, Any] = {name: layer.half().numpy() for name, layer in attention.layers.items()}
+            np.savez_compressed(partial / f"{i:05d}.npz", words=np.array(attention.words), **arrays)
+            for k, (word, heat) in enumerate(zip(attention.words, attention.mean(), strict=True)):
+                name = re.sub(r"[^\w-]", "_", word)[:40]
+                picture = _picture(overlay(image, heat).permute(1, 2, 0).numpy())
+                picture.save(partial / f"{i:05d}-{k:02d}-{name}.png", format="PNG")
 
 
 def overlay(image: Tensor, heat: Tensor) -> Tensor:
@@ -75,3 +99,10 @@ def overlay(image: Tensor, heat: Tensor) -> Tensor:
 
 def _picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _chunks(facts: Mapping[str, str]) -> PngInfo:
+    chunks = PngInfo()
+    for name, text in facts.items():
+        chunks.add_itxt(name, text)
+    return chunks

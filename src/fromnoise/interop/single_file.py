@@ -105,6 +105,7 @@ def read_single_file(path: Path) -> SingleFile:
         beta_end=0.012,
         prediction_type="v_prediction" if velocity else "epsilon",
         clip_sample=False,
+        timestep_spacing=None,
         steps_offset=1,
         set_alpha_to_one=False,
     )
