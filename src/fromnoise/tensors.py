@@ -1,6 +1,5 @@
 """The one reader of weights: safetensors files, of which nothing is believed that has not been looked at."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -19,26 +18,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, on the CPU. They lie in the file itself until they are changed.
 
     Raises:
-        UserError: it is no file, is damaged, or holds what cannot be weights, as `check_finite` says.
+        UserError: it is no file or damaged, a tensor is not of a floating-point type, or a number in it is NaN,
+            infinite, or so in float32.
     """
     with open_file(path):
         try:
             tensors = safetensors.torch.load_file(path)
         except (SafetensorError, OSError, RuntimeError) as problem:
             raise UserError(f"{path} is not a complete safetensors file: {problem}") from None
-    check_finite(tensors, path)
-    return tensors
-
-
-def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses what cannot be weights; ``path`` names the file in errors.
-
-    Raises:
-        UserError: a tensor is not of a floating-point type, or a number in it is NaN, infinite, or so in float32.
-    """
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{path}: {name} is of type {kind}, which weights cannot be")
         if tensor.numel() and not torch.stack(torch.aminmax(tensor)).float().isfinite().all():  # no copy is made
             raise UserError(f"{path}: {name} has numbers that are not finite: the weights are damaged or diverged")
+    return tensors
