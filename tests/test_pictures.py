@@ -136,12 +136,3 @@ def test_a_failure_halfway_leaves_everything_as_it_was(kind, failure, images, tm
         assert begun == [1, 2]
         assert listing(tmp_path) == [kind]
         assert (tmp_path / kind).read_bytes() == b"old"
-
-
-def test_a_folder_that_appeared_meanwhile_is_kept(images, tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "old").touch()
-    with pytest.raises(UserError, match="cannot write"):
-        save_folder(tmp_path / "folder", images[1], [])
-    assert listing(tmp_path) == ["folder"]
-    assert listing(tmp_path / "folder") == ["old"]

@@ -212,15 +212,17 @@ def test_a_damaged_plan_is_named(folder, was, becomes, named):
         results.load_plan(folder)
 
 
-def test_the_command_elsewhere(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "run this where fromnoise's README.md and results/ are"),
+        (["--only", "mnist"], "give --remeasure, too"),
+    ],
+)
+def test_what_the_command_refuses(options, complaint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["results"]) == 2
-    assert "run this where fromnoise's README.md and results/ are" in capsys.readouterr().err
-
-
-def test_only_goes_with_remeasure(capsys):
-    assert main(["results", "--only", "mnist"]) == 2
-    assert "give --remeasure, too" in capsys.readouterr().err
+    assert main(["results", *options]) == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_the_readme_says_what_was_measured():

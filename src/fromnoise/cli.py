@@ -205,9 +205,9 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     model = open_model(options.model, options.revision)
     metrics = None if options.metrics is None else options.metrics.split(",")
-    reference = reference_of(model, options.model, options.data, options.reference)
+    real = reference_of(model, options.model, options.data, options.reference)
     more: dict[str, Any] = {name: getattr(options, name) for name in ("data_mix", "features", "nll_images")}
-    evaluation = prepare(model, options.request, metrics, reference, **more)
+    evaluation = prepare(model, options.request, metrics, real, **more)
     with tqdm(total=evaluation.total, unit="evaluation", leave=False, disable=None) as bar:
         report = evaluation.run(bar.update)
     print(f"{options.model}: {report.title}")
@@ -250,15 +250,10 @@ def train(arguments: Sequence[str]) -> None:
         own = load_config(str(out / PRESET))
         config, _ = _overridden(dataclasses.replace(own, name=preset.name), words)
     with signals.advising(lambda: how_to_go_on(out)):
-        try:
-            check_folder(out, options.resume)
-            from fromnoise.train.run import train as run
+        check_folder(out, options.resume)
+        from fromnoise.train.run import train as run
 
-            run(config, out, data=options.local_data, resume=options.resume)
-        except UserError:
-            if signals.is_first_here():
-                raise
-            raise SystemExit(2) from None  # one of several processes has said it
+        run(config, out, data=options.local_data, resume=options.resume)
     if signals.is_first_here():
         hint = f" (fromnoise sample {out})" if config.task == "denoising" else ""
         print(f"trained {config.name}: {out}{hint}")
@@ -286,10 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             if (line := explained(error)) is None:
                 raise
-            say(line)
+            if signals.is_first_here() or not isinstance(error, UserError):  # of several processes one says it
+                say(line)
             return 2
         output.flush()
-        if output.was_cut:
+        if output.problem is not None:
             say(f"what was printed is lost, what was written is there: {output.problem}")
             return 2
         return status
@@ -313,17 +309,15 @@ def _run(words: list[str]) -> int:
 
 
 def _check_out(out: Path) -> None:
-    """Refuses an ``--out`` that could not be written, before any work is done. Any ending of no known kind of file, as
-    in ``run.v1``, is a folder's.
-    """
-    file = out.suffix.lower() in (".png", ".npz")
+    """Refuses an ``--out`` that could not be written. An ending of no known kind, as in ``run.v1``, is a folder's."""
     known = mimetypes.MimeTypes()  # without what a system adds, such as .1 for pages of manuals
-    if not file and (out.suffix.lower() == ".npy" or any(known.guess_type(out.name))):
+    if (suffix := out.suffix.lower()) in (".png", ".npz"):
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder: give a file, or a new folder without an ending")
+    elif suffix == ".npy" or any(known.guess_type(out.name)):
         raise UserError(f"--out ends in {out.suffix}: give FILE.png (a grid), FILE.npz (arrays) or a folder")
-    if not file:
+    else:
         return _check_folder(out, "--out")
-    if file and out.is_dir():
-        raise UserError(f"--out {out} is a folder: give a file, or a new folder without an ending")
     check_writable(out, "--out")
 
 

@@ -1,8 +1,6 @@
 """What this machine offers: which device, which precision, how many rows of a batch at a time, a compiler or none."""
 
-import hashlib
 import json
-import math
 import os
 import platform
 import time
@@ -11,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from fromnoise.configs import Positive, load, read
 from fromnoise.errors import UserError
-from fromnoise.files import atomic_write, cache_file, cache_folder, read_bytes
+from fromnoise.files import atomic_write, cache_file, cache_folder
 from fromnoise.nn.layers import Conv2d
 from fromnoise.nn.unet import UNetConfig
 
@@ -67,13 +66,13 @@ def convolution_rates() -> dict[str, float]:
     number of threads and this version of torch.
     """
     here = (processor(), sorted(torch.cpu.get_capabilities().items()), torch.get_num_threads(), torch.__version__)
-    kept = f"convolution-{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
-    with suppress(UserError, ValueError, TypeError, AttributeError):  # not measured yet, or damaged
-        rates = {name: float(rate) for name, rate in json.loads(read_bytes(cache_file(kept), 200)).items()}
-        if rates.keys() == DTYPES.keys() and all(0 < rate < math.inf for rate in rates.values()):
+    with suppress(UserError):  # not measured yet, or damaged
+        kept = cache_file("convolution.json", here)
+        rates = read(dict[str, Positive], load(kept), str(kept))
+        if rates.keys() == DTYPES.keys():
             return rates
     rates = {name: _convolution_rate(dtype) for name, dtype in DTYPES.items()}
-    with suppress(UserError), atomic_write(cache_file(kept)) as partial:
+    with suppress(UserError), atomic_write(cache_file("convolution.json", here)) as partial:
         partial.write_text(json.dumps(rates))
     return rates
 

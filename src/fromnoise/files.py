@@ -1,6 +1,7 @@
 """Files that are read without surprises, files that appear whole or not at all, and the user's cache."""
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -156,13 +157,15 @@ def cache_folder() -> Path:
         raise UserError(f"no cache, and no temporary folder: {reason(problem)}") from None
 
 
-def cache_file(name: str) -> Path:
-    """The place of a file in the cache. What is there is the user's own file: anything else is removed first.
+def cache_file(name: str, made_from: object) -> Path:
+    """The place in the cache of a file for each value of what it is made from, which is told apart by its ``repr``.
+
+    What is there is the user's own file: anything else is removed first.
 
     Raises:
         UserError: there is no safe place.
     """
-    place = cache_folder() / name
+    place = cache_folder() / f"{hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]}-{name}"
     with suppress(OSError):
         found = place.lstat()
         if not (stat.S_ISREG(found.st_mode) and _only_ours(found)):

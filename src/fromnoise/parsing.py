@@ -1,11 +1,11 @@
 """Options from the words of a command line: the one corner that knows how tyro speaks."""
 
-import contextlib
 import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import tyro
@@ -27,26 +27,17 @@ def parse(options: type[Any], name: str, arguments: Sequence[str], default: Any 
         UserError: the arguments are not understood.
         SystemExit: the help was asked for, and printed.
     """
-    settings = {} if default is None else {"default": default}
-    box = io.StringIO()
+    settings: dict[str, Any] = {"config": (tyro.conf.DisallowNone,)} | ({} if default is None else {"default": default})
+    box, before = io.StringIO(), os.environ.get("COLUMNS")
     columns = max(LEAST, shutil.get_terminal_size()[0]) if {"-h", "--help"} & set(arguments) else WIDE
+    os.environ["COLUMNS"] = str(columns)
     try:
-        with contextlib.redirect_stderr(box), _columns(columns):
-            config = (tyro.conf.DisallowNone,)
-            return tyro.cli(options, prog=f"fromnoise {name}", args=list(arguments), config=config, **settings)
+        with redirect_stderr(box):
+            return tyro.cli(options, prog=f"fromnoise {name}", args=list(arguments), **settings)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
         raise UserError(f"{_complaint(box.getvalue())}; fromnoise {name.split()[0]} --help tells the options") from None
-
-
-@contextlib.contextmanager
-def _columns(number: int) -> Iterator[None]:
-    """A terminal of this width."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(number)
-    try:
-        yield
     finally:
         del os.environ["COLUMNS"]
         if before is not None:

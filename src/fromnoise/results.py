@@ -22,7 +22,6 @@ PLOT, FARTHEST, LEAST_READ = "quality.png", 4, 95
 DONE = ".remeasured"
 """names of the measurements that an unfinished remeasuring has made already"""
 
-
 Name = Annotated[str, Made(r"\w[\w.-]*", "the name of a file, without its ending")]
 
 
@@ -34,9 +33,10 @@ class Curve:
     samplers: Annotated[list[str], MinLen(1)]
     steps: Annotated[list[Count], MinLen(1)]
 
-    def names(self, *samplers: str) -> list[str]:
-        """Of the measurements of some samplers, or of all."""
-        return [f"{sampler}-{steps}" for sampler in samplers or self.samplers for steps in self.steps]
+    def measurements(self) -> dict[str, str]:
+        """The options of each measurement, by its name."""
+        pairs = [(sampler, steps) for sampler in self.samplers for steps in self.steps]
+        return {f"{sampler}-{n}": f"{self.options} --sampler {sampler} --steps {n}" for sampler, n in pairs}
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ class Plan:
 
     def measurements(self) -> dict[str, list[str]]:
         """The arguments of each measurement, quick ones and those that others wait for first."""
-        pairs = [(sampler, steps) for sampler in self.curve.samplers for steps in self.curve.steps]
-        options = [f"{self.curve.options} --sampler {sampler} --steps {steps}" for sampler, steps in pairs]
-        curve = dict(zip(self.curve.names(), options, strict=True))
-        everything = self.likelihood | self.models | curve | self.few_steps | self.optional
+        everything = self.likelihood | self.models | self.curve.measurements() | self.few_steps | self.optional
         return {name: shlex.split(options) for name, options in everything.items()}
 
 
@@ -89,13 +86,10 @@ def remeasure(
     only: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Makes all measurements again, or some; a call after an interruption goes on where the last one stopped.
+    """Makes all measurements again, or those that ``only`` names, by ``fromnoise evaluate``, given its arguments.
 
-    Args:
-        evaluate: ``fromnoise evaluate``, given its arguments.
-        only: names of measurements; none: all of them.
-
-    Returns the names of optional measurements that could not be made.
+    A call after an interruption goes on where the last one stopped. Returns the names of optional measurements that
+    could not be made.
 
     Raises:
         UserError: a measurement that is not optional could not be made, or there is none of that name.
@@ -187,7 +181,7 @@ def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     rows += [_fid_row(measured[name]) for name in plan.optional if name in measured]
     head = ["model", "sampler", "evaluations", "read as asked", "Fréchet distance", "ratio to training images"]
     head += ["precision", "recall", "bits/dim, ODE", "bits/dim, bound"]
-    first, curve = measured[next(iter(plan.models))], measured[next(iter(plan.curve.names()))]
+    first, curve = measured[next(iter(plan.models))], measured[next(iter(plan.curve.measurements()))]
     real = first["reference"]
     default, ancestral = (measured[name] for name in plan.few_steps)
     published = [[row.model, row.fid, row.bits, row.source] for row in plan.published]
@@ -219,20 +213,17 @@ cannot be compared with ours):""",
 
 
 def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
-    metrics, nll = record["metrics"], likelihood.get(record["model"], {})
-    accuracy = f"{metrics['accuracy']['value']:.2%}" if "accuracy" in metrics else ""
-    fd = metrics["fd"]
-    evenly = "accuracy" in metrics and record["classes"] is None and not record.get("data_mix")
+    metrics, fd = record["metrics"], record["metrics"]["fd"]
+    has_classes = "accuracy" in metrics
+    evenly = ", evenly" if has_classes and record["classes"] is None and not record.get("data_mix") else ""
     of_classes = fd["details"].get("real_of_these_classes")
     return [
-        f"`{record['model']}`",
-        f"{record['sampler']}, {record['steps']} steps{_guidance(record)}{', evenly' if evenly else ''}",
-        str(record["evaluations"]),
-        accuracy,
+        *_how(record, evenly),
+        f"{metrics['accuracy']['value']:.2%}" if has_classes else "",
         f"{fd['value']:.4f}",
         f"{fd['details']['ratio']:.2f}" + (f" ({fd['value'] / of_classes:.2f})" if of_classes else ""),
         *(f"{metrics[name]['value']:.3f}" for name in ("precision", "recall")),
-        *(_bits(nll) if nll else ["", ""]),
+        *(_bits(likelihood[record["model"]]) if record["model"] in likelihood else ["", ""]),
     ]
 
 
@@ -241,17 +232,17 @@ def _bits(nll: dict[str, Any]) -> list[str]:
 
 
 def _fid_row(record: dict[str, Any]) -> list[str]:
-    fid = record["metrics"]["fid"]["value"]
-    how = f"{record['sampler']}, {record['steps']} steps{_guidance(record)}"
-    return [f"`{record['model']}`", how, str(record["evaluations"]), "", f"FID {fid:.2f}", *[""] * 5]
+    return [*_how(record), "", f"FID {record['metrics']['fid']['value']:.2f}", *[""] * 5]
 
 
-def _guidance(record: dict[str, Any]) -> str:
-    if record["guidance"] == 1:
-        return ""
-    interval, guide = record["guidance_interval"], record.get("guide")
-    text = f", guidance {record['guidance']:g}" + (f" away from `{guide}`" if guide else "")
-    return text + (" between {:g} and {:g}".format(*interval) if interval else "")
+def _how(record: dict[str, Any], evenly: str = "") -> list[str]:
+    """The first three columns: which model, how its images were drawn, in how many evaluations."""
+    guided, interval, guide = record["guidance"] != 1, record["guidance_interval"], record.get("guide")
+    how = f"{record['sampler']}, {record['steps']} steps"
+    how += f", guidance {record['guidance']:g}" if guided else ""
+    how += f" away from `{guide}`" if guided and guide else ""
+    how += " between {:g} and {:g}".format(*interval) if guided and interval else ""
+    return [f"`{record['model']}`", how + evenly, str(record["evaluations"])]
 
 
 def _with_halves(record: dict[str, Any], metric: str, form: str) -> str:
@@ -273,7 +264,7 @@ def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    first = measured[plan.curve.names()[0]]["metrics"]["fd"]["details"]
+    first = measured[next(iter(plan.curve.measurements()))]["metrics"]["fd"]["details"]
     real = first.get("real_of_these_classes", first["real"]["value"])
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     axes[0].axhline(real, color="grey", linestyle=":", linewidth=1.2, label="training images")
@@ -282,12 +273,10 @@ def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
     for axis, metric, scale in zip(axes, ("fd", "accuracy"), (1, 100), strict=True):
         outside = []
         for sampler, mark in zip(plan.curve.samplers, "osv^Dx*", strict=False):
-            records = [measured[name] for name in plan.curve.names(sampler)]
-            evaluations = [record["evaluations"] for record in records]
-            values = [scale * record["metrics"][metric]["value"] for record in records]
-            axis.plot(evaluations, values, mark + "-", markersize=4, linewidth=1.2, label=sampler)
+            records = [measured[f"{sampler}-{steps}"] for steps in plan.curve.steps]
+            points = [(record["evaluations"], scale * record["metrics"][metric]["value"]) for record in records]
+            axis.plot(*zip(*points, strict=True), mark + "-", markersize=4, linewidth=1.2, label=sampler)
             low, high = axis.get_ylim()
-            points = zip(evaluations, values, strict=True)
             outside += [f"{sampler} at {n}: {value:.3g}" for n, value in points if not low <= value <= high]
         if outside:
             axis.text(0.98, 0.03, f"outside: {', '.join(outside)}", transform=axis.transAxes, ha="right", fontsize=8)

@@ -3,7 +3,6 @@
 Nothing heavy is imported here, so that ``--help`` is quick.
 """
 
-import errno
 import io
 import os
 import re
@@ -14,22 +13,19 @@ from functools import cache
 from typing import Any
 
 from fromnoise.errors import LONGEST, UserError, harmless, shortened
+from fromnoise.signals import is_first_here
 
 NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate|cannot allocate|bad_alloc", re.IGNORECASE)
 TOO_LARGE = re.compile(r"overflow|too large", re.IGNORECASE)  # how torch says it of a size
 
 
 class Outlet:
-    """A stream whose other end may be lost: the first write that fails is kept, and what comes later is dropped.
-
-    Attributes:
-        problem: what failed, or None.
-    """
+    """A stream whose other end may be lost: what is written after that is dropped."""
 
     def __init__(self, stream: Any):
         # a stream that was closed when the program began is None, and every write to it is to fail
         self.stream = open(os.open(os.devnull, os.O_RDONLY), "w") if stream is None else stream  # noqa: SIM115
-        self.problem: Exception | None = None
+        self.problem: Exception | None = None  # why something was lost that a reader wanted
         if isinstance(self.stream, io.TextIOWrapper):  # a name in letters that the console does not have is spelled out
             self.stream.reconfigure(errors="backslashreplace")
 
@@ -47,16 +43,12 @@ class Outlet:
         try:
             action(*arguments)
         except (OSError, ValueError) as problem:  # ValueError: closed
-            self.problem = self.problem or problem
+            if not isinstance(problem, BrokenPipeError):  # ``head``, which stops reading, has seen enough
+                self.problem = self.problem or problem
             with suppress(OSError, ValueError):  # what is left in buffers goes nowhere, from other languages, too
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self.stream.fileno())
                 os.close(null)
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether something was lost that a reader wanted; ``head``, which stops reading, has seen enough."""
-        return self.problem is not None and getattr(self.problem, "errno", None) != errno.EPIPE
 
 
 @contextmanager
@@ -78,11 +70,11 @@ def outlets() -> Iterator[Outlet]:
 
 def explained(error: Exception) -> str | None:
     """The line that tells the user of a fault; None for a defect of the program, whose traceback is wanted."""
-    kind, text = type(error).__name__, str(error)
-    unfit = isinstance(error, RuntimeError) and NO_MEMORY.search(text)
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or unfit:
+    text = str(error)
+    of_torch = text if isinstance(error, RuntimeError) else ""
+    if isinstance(error, MemoryError) or NO_MEMORY.search(of_torch):
         return "out of memory: ask for less, by a smaller --n or --batch-size, or in training --train.batch-size"
-    if isinstance(error, OverflowError) or (isinstance(error, RuntimeError) and TOO_LARGE.search(text)):
+    if isinstance(error, OverflowError) or TOO_LARGE.search(of_torch):
         return f"a number is too large for this machine: {text.partition(chr(10))[0]}"
     if isinstance(error, OSError):
         return reason(error)
@@ -108,5 +100,5 @@ def say(line: str) -> None:
 @cache
 def warn(line: str) -> None:
     """Says something once, and of several processes by the first alone."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_here():
         say(line)

@@ -8,9 +8,9 @@ from stand_ins import save_noise, untrained
 
 from fromnoise.data.images import load_images
 from fromnoise.errors import UserError
-from fromnoise.evaluate.reference import RealImages, Reference, reference_of
+from fromnoise.evaluate.reference import RealImages, reference_of
 
-SHAPE = (1, 28, 28)
+SHAPE, DIGITS = (1, 28, 28), tuple("0123456789")
 GREY, COLOUR = untrained(SHAPE), untrained((3, 8, 8))
 
 
@@ -21,15 +21,25 @@ def rows(pixels):
 
 def test_what_a_model_is_compared_with(tmp_path):
     """The data that are given, or those of its training.toml, whose columns go for both; or MNIST where it can be."""
-    assert reference_of(GREY, "mnist") == Reference("ylecun/mnist")
-    assert reference_of(GREY, "mnist", "digits", "train") == Reference("digits", "train")
-    assert reference_of(GREY, "a/b", split="train") == Reference("ylecun/mnist", "train")
-    assert reference_of(GREY, "a/b", "digits") == Reference("digits")
+
+    def compared(model, *arguments, **options):
+        found = reference_of(model, *arguments, **options)
+        assert (found.shape, found.class_names) == (model.space.shape, model.conditioner.names)
+        return found.source, found.split, {name: value for name, value in found.how.items() if value is not None}
+
+    usual = {"resize": "crop"}
+    asked = untrained(SHAPE, classes=10)
+    assert compared(GREY, "mnist") == ("ylecun/mnist", "test", usual | {"background": "white"})
+    assert compared(asked, "a/b", split="train") == ("ylecun/mnist", "train", usual)
+    assert compared(GREY, "mnist", "digits", "train") == ("digits", "train", usual | {"background": "white"})
+    assert compared(GREY, "a/b", "digits") == ("digits", "test", usual)
     assert reference_of(COLOUR, "a/b") is None
-    columns = 'image_column = "photo"\nlabel_column = "kind"\n'
-    (tmp_path / "training.toml").write_text(f'[data]\nsource = "here"\nchannels = 3\nsize = 8\n{columns}')
-    assert reference_of(COLOUR, str(tmp_path)) == Reference("here", "test", "photo", "kind")
-    assert reference_of(COLOUR, str(tmp_path), "there") == Reference("there", "test", "photo", "kind")
+    how = {"image_column": "photo", "label_column": "kind", "resize": "none", "background": "red"}
+    lines = [f"{name} = '{value}'" for name, value in how.items()]
+    head = ["[data]", "source = 'here'", "channels = 3", "size = 8", "configuration = 'large'"]
+    (tmp_path / "training.toml").write_text("\n".join([*head, *lines]))
+    assert compared(COLOUR, str(tmp_path)) == ("here", "test", how | {"configuration": "large"})
+    assert compared(COLOUR, str(tmp_path), "there") == ("there", "test", how)
     (tmp_path / "training.toml").write_text("nonsense = 1")
     with pytest.raises(UserError, match=r"training\.toml: unknown key nonsense"):
         reference_of(COLOUR, str(tmp_path))
@@ -38,13 +48,17 @@ def test_what_a_model_is_compared_with(tmp_path):
 def test_a_folder_goes_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path / "digits")
-    assert [Reference(source).name for source in (".", "digits", "owner/name")] == ["digits", "digits", "owner/name"]
+    assert [RealImages(source, "test", SHAPE).name for source in (".", "digits", "owner/name")] == [
+        "digits",
+        "digits",
+        "owner/name",
+    ]
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_what_images_are_compared_with(noise, split):
     """The whole split, and from the other one a sample of any images and one of the drawn images' classes."""
-    real = RealImages(Reference(noise, split), SHAPE, labelled=True)
+    real = RealImages(noise, split, SHAPE, DIGITS)
     other_split = "train" if split == "test" else "test"
     here, there = (load_images(noise, s, channels=1, size=28, labelled=True) for s in (split, other_split))
     labels = torch.tensor([1, 0, 1, 0, 4])
@@ -71,17 +85,17 @@ def test_what_images_are_compared_with(noise, split):
 
 def test_no_baseline_of_the_same_classes(noise, tmp_path):
     """Neither without labels, on either side, nor where a class has too few images: here 2 zeros."""
-    real, others = RealImages(Reference(noise), SHAPE, labelled=True), "baseline of classes"
+    real, others = RealImages(noise, "test", SHAPE, DIGITS), "baseline of classes"
     assert others in real.comparison(2, torch.tensor([0, 0]))
     assert others not in real.comparison(3, torch.tensor([0, 0, 0]))
     assert others not in real.comparison(3, None)
     unlabelled = save_noise(tmp_path / "plain", (28, 28), train=6, test=4)
-    found = RealImages(Reference(unlabelled), SHAPE, labelled=True).comparison(9, torch.tensor([0, 0]))
+    found = RealImages(unlabelled, "test", SHAPE, DIGITS).comparison(9, torch.tensor([0, 0]))
     assert {name: len(pixels) for name, pixels in found.items()} == {"reference": 4, "baseline": 6}
 
 
 def test_the_mix_of_classes_is_that_of_the_baseline(noise, tmp_path):
-    real = RealImages(Reference(noise), SHAPE, labelled=True)
+    real = RealImages(noise, "test", SHAPE, DIGITS)
     assert sorted(real.class_mix(65)) == [label for label in range(10) for _ in range(label + 2)]
     mix = real.class_mix(20)
     found = real.comparison(20, torch.tensor(mix))
@@ -90,11 +104,11 @@ def test_the_mix_of_classes_is_that_of_the_baseline(noise, tmp_path):
         real.class_mix(66)
     unlabelled = save_noise(tmp_path / "plain", (28, 28), train=6, test=6)
     with pytest.raises(UserError, match="no 2 labelled"):
-        RealImages(Reference(unlabelled), SHAPE, labelled=True).class_mix(2)
+        RealImages(unlabelled, "test", SHAPE, DIGITS).class_mix(2)
 
 
 def test_next_to_no_images(tmp_path):
     for few in ({"train": 5, "test": 3}, {"train": 3, "test": 5}):
         source = save_noise(tmp_path / str(few), (8, 8, 3), **few)
         with pytest.raises(UserError, match="has 8 images, too few to compare with"):
-            RealImages(Reference(source), (3, 8, 8), labelled=False).check_comparable()
+            RealImages(source, "test", (3, 8, 8)).check_comparable()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from fromnoise.errors import UserError
 from fromnoise.evaluate import features, report
 from fromnoise.evaluate.classifier import judge, open_classifier
 from fromnoise.evaluate.distances import frechet_distance, kernel_distance, precision_recall
-from fromnoise.evaluate.reference import RealImages, Reference
+from fromnoise.evaluate.reference import RealImages
 from fromnoise.evaluate.report import prepare
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 
-SHAPE = (1, 28, 28)
+SHAPE, DIGITS = (1, 28, 28), tuple("0123456789")
 KEYS = "n classes sampler steps evaluations spacing eta variance clip guidance guide guidance_interval guidance_rescale"
 
 
@@ -26,7 +27,7 @@ def photographs(tmp_path, monkeypatch):
     """A model of colour images, real ones, and a network in place of Inception."""
     monkeypatch.setattr(features, "open_inception", Means)
     source = save_noise(tmp_path / "colours-jpeg", (8, 8, 3), train=9, test=12)
-    return untrained((3, 8, 8)), Reference(source)
+    return untrained((3, 8, 8)), RealImages(source, "test", (3, 8, 8))
 
 
 class Means(nn.Module):
@@ -40,6 +41,10 @@ class Means(nn.Module):
         return (x[:, 1, :, :5].float().mean(1) * self.weight,)
 
 
+def real_digits(source):
+    return RealImages(source, "test", SHAPE, DIGITS)
+
+
 def seen(pixels):
     return judge(open_classifier()[0], pixels).features
 
@@ -47,8 +52,7 @@ def seen(pixels):
 @pytest.mark.parametrize("data_mix", [False, True])
 def test_the_figures_are_of_these_images(digits, noise, data_mix):
     """Each figure, computed here from the images that the request draws, from their halves and from real images."""
-    reference, n = Reference(noise), 20
-    real = RealImages(reference, SHAPE, labelled=True)
+    real, n = real_digits(noise), 20
     classes = tuple(real.class_mix(n)) if data_mix else None
     drawn = generate(digits, Request(n=n, steps=1, classes=classes))
     labels = torch.tensor(classes) if classes else torch.arange(n) % 10
@@ -57,7 +61,7 @@ def test_the_figures_are_of_these_images(digits, noise, data_mix):
     judged = judge(open_classifier()[0], drawn)
     right = (judged.digits == labels).double()
 
-    figures = prepare(digits, Request(n=n, steps=1), None, reference, data_mix=data_mix).run().record["metrics"]
+    figures = prepare(digits, Request(n=n, steps=1), None, real, data_mix=data_mix).run().record["metrics"]
     assert list(figures) == ["accuracy", "fd", "kid", "precision", "recall"]
     assert figures["accuracy"]["value"] == right.mean().item()
     assert figures["accuracy"]["details"]["halves"] == [half.mean().item() for half in right.split(10)]
@@ -122,7 +126,7 @@ def test_the_evaluations_ahead_are_counted(digits, noise):
     """Guided ones twice, in an interval of noise levels; those of the bound and the ODE, too."""
     request = Request(n=5, sampler="dpmpp-2m", steps=6, guidance=2.0, guidance_interval=(0.5, 5.0), batch_size=2)
     for metrics in (("accuracy",), ("accuracy", "nll")):
-        prepared, done = prepare(digits, request, metrics, Reference(noise), nll_images=2), []
+        prepared, done = prepare(digits, request, metrics, real_digits(noise), nll_images=2), []
         record = prepared.run(done.append).record
         explaining = 2 * (20 + 4 * 19) if "nll" in metrics else 0
         assert sum(done) == prepared.total == 5 * record["evaluations"] + explaining
@@ -131,17 +135,17 @@ def test_the_evaluations_ahead_are_counted(digits, noise):
 
 def test_likelihood_draws_nothing(digits, noise, monkeypatch):
     monkeypatch.setattr(report, "draw", None)
-    prepared, done = prepare(digits, Request(), ("nll",), Reference(noise), nll_images=2), []
+    prepared, done = prepare(digits, Request(), ("nll",), real_digits(noise), nll_images=2), []
     found = prepared.run(done.append)
     assert sum(done) == prepared.total == 2 * (20 + 4 * 19)
     assert (found.title, found.warning, found.record["reference"]) == ("test images of all", "", None)
     assert list(found.record["metrics"]) == list(found.lines) == ["vlb", "ode"]
     assert "bits per dimension of 2 images by the variational bound" in found.lines["vlb"]
-    assert prepare(digits, Request(), ("nll",), Reference(noise), nll_images=99).nll_images == 30
+    assert prepare(digits, Request(), ("nll",), real_digits(noise), nll_images=99).nll_images == 30
 
 
 def test_the_mix_of_the_data(digits, noise):
-    found = prepare(digits, Request(n=4, steps=1), ("accuracy",), Reference(noise), data_mix=True).run()
+    found = prepare(digits, Request(n=4, steps=1), ("accuracy",), real_digits(noise), data_mix=True).run()
     assert "4 images in the mix of classes of the data by dpmpp-2m-sde" in found.title
     assert (found.record["data_mix"], found.record["classes"], found.record["request"]["classes"]) == (True, None, None)
 
@@ -153,7 +157,7 @@ def test_photographs_use_inceptions_features(photographs):
     assert found.title.endswith("; against 12 test images of colours-jpeg")
     assert "of 9 training images" in found.lines["fid"] and found.lines["kid"].endswith("by Inception's features")
     assert found.record["reference"]["shape"] == [3, 8, 8]
-    against_training = Reference(photographs[1].source, "train")
+    against_training = replace(photographs[1], split="train")
     found = prepare(photographs[0], Request(n=4, steps=1), ("fid",), against_training).run()
     assert found.title.endswith("; against 9 training images of colours-jpeg")
     assert "the distance of 4 test images" in found.lines["fid"]
@@ -162,8 +166,8 @@ def test_photographs_use_inceptions_features(photographs):
 def test_kid_and_pr_by_chosen_features(digits, noise, monkeypatch):
     monkeypatch.setattr(features, "open_inception", Means)
     metrics = ("fd", "kid", "pr")
-    found = prepare(digits, Request(n=8, steps=1), metrics, Reference(noise), features="inception").run()
-    real = RealImages(Reference(noise), SHAPE, labelled=False).comparison(8, None)
+    found = prepare(digits, Request(n=8, steps=1), metrics, real_digits(noise), features="inception").run()
+    real = RealImages(noise, "test", SHAPE).comparison(8, None)
     drawn, test = (
         features.inception_features(Means(), x) for x in (generate(digits, Request(n=8, steps=1)), real["reference"])
     )
@@ -174,11 +178,11 @@ def test_kid_and_pr_by_chosen_features(digits, noise, monkeypatch):
 def test_the_warning(digits, noise, monkeypatch):
     """Below 10,000 images, which are drawn unless told otherwise."""
     few = Request(n=4, steps=1)
-    assert "comes out too large" in prepare(digits, few, ("fd",), Reference(noise)).run().warning
+    assert "comes out too large" in prepare(digits, few, ("fd",), real_digits(noise)).run().warning
     assert "4 images are few" in prepare(digits, few, ("accuracy",)).run().warning
     assert prepare(digits, Request(), ("accuracy",)).plan.n == 10_000
     monkeypatch.setattr(report, "ENOUGH", 4)
-    assert prepare(digits, few, ("fd",), Reference(noise)).run().warning == ""
+    assert prepare(digits, few, ("fd",), real_digits(noise)).run().warning == ""
 
 
 @pytest.mark.parametrize(
@@ -188,16 +192,21 @@ def test_the_warning(digits, noise, monkeypatch):
         ({"n": 0}, ("fd",), {}, "n must be at least 1"),
         ({"classes": (10,)}, ("fd",), {}, "there is no class 10"),
         ({}, ("beauty",), {}, "unknown metric"),
-        ({}, ("fd",), {"reference": None}, "which real images"),
-        ({}, ("nll",), {"reference": None}, "which real images"),
-        ({}, ("accuracy",), {"reference": None, "data_mix": True}, "which real images"),
+        ({}, ("fd",), {"real": None}, "which real images"),
+        ({}, ("nll",), {"real": None}, "which real images"),
+        ({}, ("accuracy",), {"real": None, "data_mix": True}, "which real images"),
         ({"classes": (1,)}, ("accuracy",), {"data_mix": True}, "leave --classes out"),
         ({}, ("fd",), {}, "unknown data 'nowhere'"),
     ],
 )
 def test_what_is_refused_before_data_are_read(digits, request_options, metrics, options, complaint):
     with pytest.raises(UserError, match=complaint):
-        prepare(digits, Request(**{"n": 4} | request_options), metrics, **{"reference": Reference("nowhere")} | options)
+        prepare(
+            digits,
+            Request(**{"n": 4} | request_options),
+            metrics,
+            **{"real": RealImages("nowhere", "test", SHAPE)} | options,
+        )
 
 
 def test_the_mix_of_a_model_without_classes(photographs):
@@ -209,14 +218,14 @@ def test_nothing_is_drawn_before_all_is_there(digits, noise, tmp_path, monkeypat
     """Inception, real images to compare with, and enough of them for a standard error, of classes that are known."""
     monkeypatch.setattr(report, "draw", lambda *arguments: pytest.fail("drew images"))
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    few = Reference(save_noise(tmp_path / "few", (28, 28), train=3, test=9))
-    more_classes = Reference(save_noise(tmp_path / "more", (28, 28), test=(1,) * 11))
-    for metrics, reference, nll_images, complaint in [
-        (("fid",), Reference(noise), 2, "pip install"),
+    few = real_digits(save_noise(tmp_path / "few", (28, 28), train=3, test=9))
+    more_classes = real_digits(save_noise(tmp_path / "more", (28, 28), test=(1,) * 11))
+    for metrics, real, nll_images, complaint in [
+        (("fid",), real_digits(noise), 2, "pip install"),
         (("fd",), few, 2, "too few to compare with"),
-        (("accuracy", "nll"), Reference(noise), 1, "takes 2 images or more, not 1"),
+        (("accuracy", "nll"), real_digits(noise), 1, "takes 2 images or more, not 1"),
         (("accuracy", "nll"), few, 2, "the real images need labels"),
         (("accuracy", "nll"), more_classes, 2, "there is no class 10"),
     ]:
         with pytest.raises(UserError, match=complaint):
-            prepare(digits, Request(n=4, steps=1), metrics, reference, nll_images=nll_images)
+            prepare(digits, Request(n=4, steps=1), metrics, real, nll_images=nll_images)

@@ -1,6 +1,7 @@
 """Other data than the preset's: what is trained on is what is recorded, named and compared with."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from PIL import Image
 from runs import TINY
 
 from fromnoise.errors import UserError
-from fromnoise.evaluate.reference import RealImages, reference_of
+from fromnoise.evaluate.reference import reference_of
 from fromnoise.models import open_model
+from fromnoise.models.conditioning import Classes
+from fromnoise.models.space import Pixels
 from fromnoise.train.config import load_config
 from fromnoise.train.run import train
 from fromnoise.train.tasks.classifier import ClassifierTask
@@ -63,7 +66,7 @@ def test_other_data_is_recorded_named_and_compared_with(tmp_path, monkeypatch):
     assert recorded.expect == {}
     monkeypatch.chdir(tmp_path / "run")
     reference = reference_of(open_model(run), str(run))
-    assert reference.name == "birds" and len(reference.load((1, 8, 8), labelled=True)) == 1
+    assert reference.name == "birds" and len(reference.images) == 1
     resumed = train(recorded.override({"train.steps": 2}), run, resume=True)
     assert (resumed / "README.md").read_text().count("birds") == card.count("birds")
 
@@ -86,12 +89,15 @@ def test_classes_are_compared_by_name(tmp_path):
     """Of the same images: the model's numbers, whatever the order of its names."""
     source = pictures(tmp_path / "data", {f"{split}/{name}": 4 for split in ("train", "test") for name in ("a", "b")})
     (tmp_path / "training.toml").write_text(f"[data]\nsource = {source!r}\nsize = 8\n")
-    reference = reference_of(None, str(tmp_path))
-    theirs = RealImages(reference, (1, 8, 8), True).images
-    mapped = RealImages(reference, (1, 8, 8), True, ("x", "b", "a")).images
+
+    def images(*names):
+        model = SimpleNamespace(space=Pixels((1, 8, 8)), conditioner=Classes(names))
+        return reference_of(model, str(tmp_path)).images
+
+    theirs, mapped = images("a", "b"), images("x", "b", "a")
     assert torch.equal(mapped.pixels, theirs.pixels) and torch.equal(mapped.labels, 2 - theirs.labels)
     with pytest.raises(UserError, match="there is no class a among b, x: give data with these classes"):
-        _ = RealImages(reference, (1, 8, 8), True, ("b", "x")).images
+        images("b", "x")
 
 
 def test_the_classifier_takes_digits_for_what_they_are(tmp_path):

@@ -5,10 +5,10 @@ import importlib
 import importlib.util
 import io
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.hub
@@ -61,11 +61,10 @@ def open_inception() -> nn.Module:
     Raises:
         UserError: torch-fidelity is not installed, or the weights are neither there nor can be fetched.
     """
-    with _without_init("torch_fidelity"):
-        try:
-            module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-        except ImportError:
-            raise UserError("Inception's features need torch-fidelity: pip install 'fromnoise[fid]'") from None
+    try:
+        module = _import_alone("torch_fidelity.feature_extractor_inceptionv3")
+    except ImportError:
+        raise UserError("Inception's features need torch-fidelity: pip install 'fromnoise[fid]'") from None
     # It would open the file as a pickle that may run anything: it gets one written here, of tensors alone.
     state = torch.load(inception_weights(), map_location="cpu", weights_only=True)
     buffer = io.BytesIO()
@@ -96,18 +95,17 @@ def inception_weights() -> Path:
     return path
 
 
-@contextmanager
-def _without_init(package: str) -> Iterator[None]:
-    """Lets modules of a package be imported without its ``__init__``.
+def _import_alone(name: str) -> ModuleType:
+    """A module of a package without the package's ``__init__``.
 
     torch-fidelity's imports all its networks, and with them torchvision, which Inception does not use.
     """
+    package = name.partition(".")[0]
     spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is None:
-        yield
-        return
-    sys.modules[package] = importlib.util.module_from_spec(spec)
+    if spec is not None:
+        sys.modules[package] = importlib.util.module_from_spec(spec)
     try:
-        yield
+        return importlib.import_module(name)
     finally:
-        del sys.modules[package]
+        if spec is not None:
+            del sys.modules[package]

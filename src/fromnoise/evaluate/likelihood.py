@@ -57,10 +57,7 @@ def measure_nll(
     probable. The ODE leads from noise to time 1, the last that the network knows, and has a density there. An image
     with noise added, uniform over a grey level, costs ``-log2 p / D + log2(255 / 2)`` bits by it: on average that is an
     upper bound of what the grey levels cost, too. The two belong to different models of the image, and either can be
-    the lower one.
-
-    An evaluation for the ODE comes with a derivative and takes as long as 4: mnist-conditional takes 8 seconds for an
-    image on one core.
+    the lower one. An evaluation for the ODE comes with a derivative and takes as long as 4.
 
     Args:
         plan: with the model, the device, the precision (bf16 is too coarse for the little noise at time 1: the bound
@@ -71,9 +68,8 @@ def measure_nll(
         ode_steps: of the method of Runge and Kutta; at most T - 1 are taken.
         progress: called with the number of evaluations just begun, of n times `evaluations_for_an_image`.
 
-    Returns:
-        the means, with their standard errors over the images in the details; ``vlb`` has its parts there, too:
-        ``decoder`` is L_0, ``steps`` the sum of L_1 to L_{T-1}, ``prior_gap`` L_T.
+    Returns the means, with their standard errors over the images in the details; ``vlb`` has its parts there, too:
+    ``decoder`` is L_0, ``steps`` the sum of L_1 to L_{T-1}, ``prior_gap`` L_T.
     """
     model = replace(plan.model, noise=plan.model.noise.with_signal())  # the ODE starts at a finite noise level
     device, seed = plan.device, plan.request.seed
@@ -97,10 +93,10 @@ def measure_nll(
         costs.append(torch.stack([terms[:, 0], terms[:, 1:-1].sum(1), terms[:, -1], ode], dim=1).cpu().double())
 
     decoder, steps, prior_gap, ode = bits_per_dim(torch.cat(costs), x0[0].numel()).unbind(1)
-    parts = {"decoder": decoder, "steps": steps, "prior_gap": prior_gap}
+    vlb, parts = decoder + steps + prior_gap, {"decoder": decoder, "steps": steps, "prior_gap": prior_gap}
     return {
-        "vlb": _measurement(decoder + steps + prior_gap, "by the variational bound", parts),
-        "ode": _measurement(ode - math.log2(GREY_LEVEL), f"by the density of the ODE, in {ode_steps} steps", {}),
+        "vlb": _measurement(vlb, "by the variational bound", **parts),
+        "ode": _measurement(ode - math.log2(GREY_LEVEL), f"by the density of the ODE, in {ode_steps} steps"),
     }
 
 
@@ -114,18 +110,17 @@ def _generators(seed: int, indices: Tensor) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + int(i)) for i in indices]
 
 
-def _measurement(bits: Tensor, how: str, parts: dict[str, Tensor]) -> Measurement:
+def _measurement(bits: Tensor, how: str, **parts: Tensor) -> Measurement:
     """The mean of images' bits ``(N,)`` and of their parts, each with its standard error."""
-    details: dict[str, float] = {"standard_error": _standard_error(bits), "images": len(bits)}
+
+    def mean_and_error(values: Tensor) -> tuple[float, float]:
+        return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+    value, error = mean_and_error(bits)
+    details: dict[str, float] = {"standard_error": error, "images": len(bits)}
     for name, part in parts.items():
-        details |= {name: part.mean().item(), f"{name}_standard_error": _standard_error(part)}
-    value, error = bits.mean().item(), details["standard_error"]
+        details[name], details[f"{name}_standard_error"] = mean_and_error(part)
     meaning = f"{value:.3f} +- {error:.3f} bits per dimension of {len(bits)} images {how}"
     if parts:
         meaning += f" ({', '.join(f'{name} {details[name]:.3f}' for name in parts)})"
     return Measurement(value, meaning, details)
-
-
-def _standard_error(values: Tensor) -> float:
-    """Of the mean of independent values, ``(N,)``."""
-    return (values.std() / len(values) ** 0.5).item()

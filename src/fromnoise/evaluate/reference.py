@@ -1,7 +1,8 @@
 """The real images that drawn ones are compared with, and how far from them other real images are."""
 
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromnoise.data.decoding import Resize
 from fromnoise.data.images import Images, NoLabels, load_images
 from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
@@ -24,16 +24,18 @@ SPLIT_NAMES = {"test": "test images", "train": "training images"}
 
 
 @dataclass(frozen=True)
-class Reference:
-    """One split of a dataset, and how it is read: as in training; see `load_images`."""
+class RealImages:
+    """Both splits of a dataset, each read once, when it is first needed: one is the reference, the other its baseline.
+
+    All it does raises a `UserError` where the data cannot be read.
+    """
 
     source: str  # a hub id, or a folder with a local copy
-    split: str = "test"  # or train
-    image_column: str | None = None
-    label_column: str | None = None
-    configuration: str | None = None
-    resize: Resize = "crop"
-    background: str = "white"
+    split: str  # the reference: test or train
+    shape: tuple[int, int, int]  # (C, H, W) of every image
+    class_names: tuple[str, ...] = ()  # of the model, whose numbers the labels become; none: no labels are read
+    how: Mapping[str, Any] = field(default_factory=lambda: {"resize": "crop"})
+    """options of `load_images`, as in training"""
 
     @property
     def name(self) -> str:
@@ -41,79 +43,42 @@ class Reference:
         return source_name(self.source)
 
     @property
-    def other_split(self) -> "Reference":
+    def other_split(self) -> str:
         """``train`` for ``test``, and the reverse."""
-        return replace(self, split="train" if self.split == "test" else "test")
-
-    def load(self, shape: tuple[int, int, int], *, labelled: bool = False) -> Images:
-        """Its images, made to fit ``shape`` (C, H, W)."""
-        channels, size, _ = shape
-        return load_images(channels=channels, size=size, labelled=labelled, **vars(self))
-
-
-def reference_of(model: Model, name: str, data: str | None = None, split: str = "test") -> Reference | None:
-    """What a model's images are compared with.
-
-    Args:
-        name: of the model, as `open_model` takes it.
-        data: the real images, a hub id or a folder; none: those that the ``training.toml`` beside the model names, or
-            MNIST if there is none and the images have its size.
-        split: ``test`` or ``train``.
-
-    Returns none if it cannot be known, and raises a `UserError` if the ``training.toml`` cannot be read.
-    """
-    shipped = {model.name: model.path for model in shipped_models()}
-    path = shipped.get(name, Path(name)) / "training.toml"
-    if path.is_file():
-        config = load_config(str(path)).data
-        how = (config.image_column, config.label_column, config.configuration if data is None else None)
-        return Reference(config.source if data is None else data, split, *how, config.resize, config.background)
-    source = MNIST if data is None and model.space.image_shape == SHAPE else data
-    return None if source is None else Reference(source, split)
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """The real images of an evaluation: both splits of a dataset, each read once, when it is first needed.
-
-    All it does raises a `UserError` where the data cannot be read.
-    """
-
-    reference: Reference
-    shape: tuple[int, int, int]  # (C, H, W) of every image
-    labelled: bool  # whether to read labels, where there are any
-    class_names: tuple[str, ...] = ()  # of the model, whose numbers the labels become; none: the data's
+        return "train" if self.split == "test" else "test"
 
     @cached_property
     def images(self) -> Images:
         """The images of the reference, in their stored order."""
-        return self._load(self.reference)
+        return self._load(self.split)
 
     @cached_property
     def others(self) -> Images:
         """The images of the other split, shuffled."""
-        others = self._load(self.reference.other_split)
+        others = self._load(self.other_split)
         order = _shuffled(len(others))
         return Images(others.pixels[order], None if others.labels is None else others.labels[order])
 
-    def _load(self, reference: Reference) -> Images:
+    def _load(self, split: str) -> Images:
+        options = {"channels": self.shape[0], "size": self.shape[1], **self.how}
         try:
-            images = reference.load(self.shape, labelled=self.labelled)
+            if self.class_names:
+                return load_images(self.source, split, labelled=True, **options).with_classes(self.class_names)
         except NoLabels:
-            return reference.load(self.shape)
-        return images.with_classes(self.class_names) if self.class_names else images
+            pass
+        return load_images(self.source, split, **options)
 
     def check_comparable(self) -> None:
         """Refuses next to no images with a `UserError`."""
         if min(len(self.images), len(self.others)) <= NEIGHBOURS:
             count = len(self.images) + len(self.others)
-            raise UserError(f"{self.reference.source} has {count} images, too few to compare with")
+            raise UserError(f"{self.source} has {count} images, too few to compare with")
 
     def class_mix(self, n: int) -> list[Wish]:
         """The classes of the first n of `others`, a sample of the mix; a `UserError` where there are not n labels."""
         if self.others.labels is None or len(self.others) < n:
-            there = f"{n} labelled {SPLIT_NAMES[self.reference.other_split.split]}"
-            raise UserError(f"{self.reference.source} has no {there}: give a lower --n, or leave --data-mix out")
+            there = f"{n} labelled {SPLIT_NAMES[self.other_split]}"
+            raise UserError(f"{self.source} has no {there}: give a lower --n, or leave --data-mix out")
         return list(self.others.labels[:n].tolist())
 
     def comparison(self, n: int, labels: Tensor | None) -> dict[str, Tensor]:
@@ -126,30 +91,45 @@ class RealImages:
         pixels = self.images.pixels[_shuffled(len(self.images))]
         found = {"reference": pixels, "baseline": self.others.pixels[:n]}
         if labels is not None and self.others.labels is not None:
-            chosen = _of_classes(self.others.labels, labels)
-            found |= {} if chosen is None else {"baseline of classes": self.others.pixels[chosen]}
+            wanted = zip(*labels.unique(return_counts=True), strict=True)
+            chosen = torch.cat([(self.others.labels == label).nonzero()[:count, 0] for label, count in wanted])
+            if len(chosen) == len(labels):
+                found["baseline of classes"] = self.others.pixels[chosen]
         return found
 
     def description(self) -> dict[str, Any]:
         """What the images of the reference are, as plain values; ``checksum`` is the CRC-32 of their pixels."""
         return {
-            "name": self.reference.name,
-            "split": self.reference.split,
+            "name": self.name,
+            "split": self.split,
             "size": len(self.images),
             "shape": list(self.shape),
             "checksum": zlib.crc32(self.images.pixels.contiguous().numpy().tobytes()),
         }
 
 
-def _of_classes(available: Tensor, wanted: Tensor) -> Tensor | None:
-    """The first places in ``available`` that have as many of each label as ``wanted``; None if there are too few."""
-    places = []
-    for label, count in zip(*wanted.unique(return_counts=True), strict=True):
-        found = (available == label).nonzero()[:count, 0]
-        if len(found) < count:
-            return None
-        places.append(found)
-    return torch.cat(places)
+def reference_of(model: Model, name: str, data: str | None = None, split: str = "test") -> RealImages | None:
+    """What a model's images are compared with.
+
+    Args:
+        name: of the model, as `open_model` takes it.
+        data: the real images, a hub id or a folder; none: those that the ``training.toml`` beside the model names, or
+            MNIST if there is none and the images have its size.
+        split: ``test`` or ``train``.
+
+    Returns none if it cannot be known, and raises a `UserError` if the ``training.toml`` cannot be read.
+    """
+    shipped = {model.name: model.path for model in shipped_models()}
+    path = shipped.get(name, Path(name)) / "training.toml"
+    source, how = MNIST if model.space.image_shape == SHAPE else None, dict[str, Any](resize="crop")
+    if path.is_file():
+        config = load_config(str(path)).data
+        names = ("image_column", "label_column", "configuration", "resize", "background")
+        source, how = config.source, {name: getattr(config, name) for name in names}
+    if data is not None:
+        source = data
+        how.pop("configuration", None)
+    return None if source is None else RealImages(source, split, model.space.image_shape, model.conditioner.names, how)
 
 
 def _shuffled(count: int) -> Tensor:

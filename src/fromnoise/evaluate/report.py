@@ -12,7 +12,7 @@ from fromnoise.errors import UserError
 from fromnoise.evaluate.features import Extractor, open_features
 from fromnoise.evaluate.likelihood import NLL_IMAGES, check_images, evaluations_for_an_image, measure_nll
 from fromnoise.evaluate.metrics import Measurement, compare_with_real, features_of_metrics, fitting_metrics, measure
-from fromnoise.evaluate.reference import SPLIT_NAMES, RealImages, Reference
+from fromnoise.evaluate.reference import SPLIT_NAMES, RealImages
 from fromnoise.models import Model
 from fromnoise.sampling.generate import draw
 from fromnoise.sampling.plan import Plan, plan
@@ -27,7 +27,7 @@ class Report:
     """What was measured."""
 
     title: str  # the images, how they were drawn and what they are compared with, in a line
-    lines: dict[str, str]  # each metric's figure in words, by its name
+    lines: dict[str, str]  # each figure in words, by its name
     warning: str  # what to beware of, or nothing
     record: dict[str, Any]
     """all of it as plain values, for a file; `prepare` with ``Request(**record["request"])`` and the same ``data_mix``
@@ -54,14 +54,13 @@ class Evaluation:
     def run(self, progress: Callable[[int], None] | None = None) -> Report:
         """Draws and measures; ``progress`` is called with the number of network evaluations just begun, of `total`."""
         plan, real, measured = self.plan, self.real, dict[str, Measurement]()
-        compares = compare_with_real(self.metrics)
+        compares = real is not None and compare_with_real(self.metrics)
         if self.metrics:
-            images, split = {"drawn": draw(plan, progress)}, ""
+            images = {"drawn": draw(plan, progress)}
             labels = torch.tensor(plan.wishes) if plan.wishes else None
             if real is not None and compares:  # in the data's mix, the baseline has the classes of the drawn images
                 images |= real.comparison(plan.n, None if self.data_mix else labels)
-                split = real.reference.other_split.split
-            measured = measure(self.metrics, self.extractors, images, labels, split)
+            measured = measure(self.metrics, self.extractors, images, labels, real.other_split if real else "")
         if real is not None and self.nll_images:
             measured |= measure_nll(plan, real.images, self.nll_images, progress=progress)
         record = {
@@ -77,16 +76,16 @@ class Evaluation:
             "fromnoise": __version__,
             "torch": importlib.metadata.version("torch"),
         }
+        title = f"{SPLIT_NAMES[real.split]} of {real.name}" if real and not self.metrics else _title(record)
         lines = {name: figure.meaning for name, figure in measured.items()}
-        explained = real and not self.metrics and f"{SPLIT_NAMES[real.reference.split]} of {real.reference.name}"
-        return Report(explained or _title(record), lines, _warning(plan.n, self.metrics), record)
+        return Report(title, lines, _warning(plan.n, self.metrics), record)
 
 
 def prepare(
     model: Model,
     request: Request,
     metrics: Sequence[str] | None = None,
-    reference: Reference | None = None,
+    real: RealImages | None = None,
     *,
     data_mix: bool = False,
     features: str | None = None,
@@ -97,7 +96,7 @@ def prepare(
     Args:
         request: ``n`` is `ENOUGH` unless told otherwise.
         metrics: of `METRICS`, or ``nll``; none: all that fit the model but ``nll``, which draws nothing and takes long.
-        reference: the real images, for all but ``accuracy``.
+        real: the real images, for all but ``accuracy``.
         data_mix: ask for each class as often as it occurs among n real images; the request names no classes then.
         features: what ``kid`` and ``pr`` use; none: the classifier's where it fits, else Inception's.
         nll_images: of how many real images ``nll`` is measured; of all, if there are fewer.
@@ -106,27 +105,22 @@ def prepare(
         UserError: the request or a metric does not fit the model, the data cannot be read, or Inception is not there.
     """
     planned = plan(model, replace(request, n=ENOUGH if request.n is None else request.n))
-    metrics, has_classes = metrics or fitting_metrics(model), bool(planned.wishes)
+    metrics = metrics or fitting_metrics(model)
     used = features_of_metrics(metrics, model, planned.n, features)
     compares, explains = compare_with_real(used), "nll" in metrics
-    if reference is None and (compares or explains or data_mix):
+    if real is None and (compares or explains or data_mix):
         raise UserError("which real images? The model does not tell what it was trained on: give --data")
-    if data_mix and (request.classes is not None or not has_classes):
+    if data_mix and (request.classes is not None or not planned.wishes):
         raise UserError("--data-mix chooses the classes of a model that has some: leave it out, or leave --classes out")
-    real = (
-        None
-        if reference is None
-        else RealImages(reference, model.space.image_shape, has_classes, model.conditioner.names)
-    )
     if real is not None and data_mix:
         planned = replace(planned, wishes=real.class_mix(planned.n))
     if real is not None and compares:
         real.check_comparable()
     if real is not None and explains:
         check_images(model, real.images, nll_images)
+        nll_images = min(nll_images, len(real.images))
     extractors = {name: open_features(name, planned.device) for name in set(used.values())}
-    counted = min(nll_images, len(real.images)) if real is not None and explains else 0
-    return Evaluation(planned, used, extractors, real, data_mix, counted)
+    return Evaluation(planned, used, extractors, real, data_mix, nll_images if explains else 0)
 
 
 def _title(record: Mapping[str, Any]) -> str:

@@ -38,9 +38,8 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
     try:
         command = [*(shlex.split(os.environ.get("CXX", "")) or ["c++"]), *FLAGS]
-        built_for = repr((command, sorted(torch.cpu.get_capabilities().items()))).encode()
-        key = hashlib.sha256(source.read_bytes() + built_for).hexdigest()[:16]
-        target = cache_file(f"{source.stem}-{key}.so")
+        made_from = (source.read_bytes(), command, sorted(torch.cpu.get_capabilities().items()))
+        target = cache_file(f"{source.stem}.so", made_from)
         return _kept(target) or _built([*command, str(source)], target)
     except (OSError, ValueError, UserError) as problem:  # ValueError: quotes in $CXX that are never closed
         warn(f"without the fast kernels, which is slower: {problem} (FROMNOISE_KERNELS=0 does without them silently)")
