@@ -5,11 +5,12 @@ Hugging Face hub. Every image is decoded once; a batch is then an index and a di
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fromnoise.data.arrow import read_hub
-from fromnoise.data.decoding import MODES, Decoded, Resize, colour, decode, own_limits
+from fromnoise.data.decoding import MODES, Decoded, Resize, check_colour, decode, own_limits, place_of
 from fromnoise.data.folders import MAY_HOLD, read_folder
-from fromnoise.data.official import table_of_arrays
-from fromnoise.data.table import SPLITS, Column, File, Splits, Table
+from fromnoise.data.table import SPLITS, Column, Splits, Table, in_memory, local
 from fromnoise.errors import UserError
 from fromnoise.terminal import warn
 
 MAX_GIB = 8  # more decoded images than this are refused
-HELD_OUT_SPLITS = ("test", "validation", "valid", "val")  # the names under which datasets keep what is not trained on
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target", "digit")
-Names = tuple[str, ...]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -114,66 +112,37 @@ def load_images(
     """
     if channels not in MODES:
         raise UserError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
-    fit = partial(decode, channels=channels, size=size, resize=resize, background=colour(background))
+    check_colour(background)
     splits = _open(source, configuration)
     stored, rows = _choose_rows(source, split, {name: table.rows for name, table in splits.items()})
-    others = set(splits) - {stored, "train", next((name for name in HELD_OUT_SPLITS if name in splits), stored)}
-    if others:
-        warn(f"{source}: not read: split {', '.join(sorted(others))}")
-    table = splits[stored]
+    if others := sorted(set(splits) - {_stored(name, splits) for name in (split, "train", "test")}):
+        warn(f"{source}: not read: split {', '.join(others)}")
+    table, chosen = splits[stored], set(rows)
     column = _image_column(source, table.columns, image_column)
     labels, class_names = None, None
     if labelled:
         label_column = _label_column(source, table.columns, label_column)
-        labels, class_names, wrong = _labels(splits, stored, label_column, rows)
-        if wrong is not None:
-            raise _no_label(f"{source}, {stored} row {wrong}", table, column, label_column, wrong)
-    places = ((f"{source}, {stored} row {row}", cell) for row, cell in _at(rows, table.values(column)))
-    pixels, done = _pixels(source, places, (len(rows), channels, size, size), fit)
-    if changes := _changes(done, len(rows), size, background):
+        numbers, class_names = _labels(splits, stored, label_column, rows)
+        if -1 in numbers:
+            raise _no_label(f"{source}, {stored}", table, column, label_column, rows[numbers.index(-1)])
+        labels = torch.tensor(numbers)
+    cells = (
+        (cell, place_of(cell, f"{source}, {stored} row {row}"))
+        for row, cell in enumerate(table.values(column))
+        if row in chosen
+    )
+    fit = partial(decode, channels=channels, size=size, resize=resize, background=background)
+    pixels, changes = _pixels(source, cells, (len(rows), channels, size, size), fit)
+    if changes:
         warn(f"{source}, {split}: {changes}")
     return Images(pixels, labels, class_names, changes)
 
 
-def _at(rows: Sequence[int], values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """These rows, which rise, with the value of each."""
-    chosen = set(rows)
-    return ((row, value) for row, value in enumerate(values) if row in chosen)
-
-
-def _pixels(
-    source: str, cells: Iterable[tuple[str, Any]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
-) -> tuple[Tensor, Sequence[int]]:
-    """All images, decoded one at a time: uint8 of ``shape`` ``(N, C, H, W)``; and how often `Decoded` says what."""
-    gib = np.prod(shape, dtype=float) / 2**30
-    if gib > MAX_GIB:
-        need = f"{gib:.1f} GiB of memory, more than {MAX_GIB}"
-        raise UserError(f"{source} would take {need}: use fewer or smaller images")
-    pixels, done = np.empty(shape, np.uint8), np.zeros(3, int)
-    bar = tqdm(cells, f"reading {source}", len(pixels), unit="image", leave=False, delay=1, disable=None)
-    with own_limits():
-        for index, (place, cell) in enumerate(bar):
-            pixels[index], *did = fit(cell, place)
-            done += did
-    return torch.from_numpy(pixels), done.tolist()
-
-
-def _changes(done: Sequence[int], count: int, size: int, background: str) -> str:
-    """In words, of so many images: how many were resized, blended and cut down to one picture."""
-    what = (
-        f"of {count} images resized, the shorter side to {size} pixels, and cropped to the middle",
-        f"transparent, laid over {background}",
-        "animated, of which the first picture is read",
-    )
-    return "; ".join(f"{number} {words}" for number, words in zip(done, what, strict=True) if number)
-
-
 def _open(source: str, configuration: str | None) -> Splits:
     """Every split of the dataset that is asked for."""
-    folder = Path(source).expanduser()
     if source == "digits":
         found = {"": _digits()}
-    elif source and folder.exists():
+    elif folder := local(source):
         if not folder.is_dir():
             raise UserError(f"{source} is no folder: give the folder that it is in")
         found = read_folder(folder)
@@ -196,28 +165,37 @@ def _digits() -> Splits:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    arrays = {"image": (digits.images * (255 / 16)).round().astype(np.uint8), "label": digits.target}
+    images, labels = (digits.images * (255 / 16)).round().astype(np.uint8), digits.target.tolist()
     parts = {"train": slice(0, 1500), "test": slice(1500, None)}
-    tables = {split: {name: array[part] for name, array in arrays.items()} for split, part in parts.items()}
-    return {split: table_of_arrays(table, tuple("0123456789")) for split, table in tables.items()}
+    return {
+        split: in_memory({"image": images[part], "label": labels[part]}, tuple("0123456789"))
+        for split, part in parts.items()
+    }
+
+
+def _stored(split: str, names: Iterable[str]) -> str | None:
+    """Which of the stored splits is read for one that is asked for; to train, if a test split is cut out of that."""
+    kinds = {SPLITS.get(name.lower(), name): name for name in reversed([*names])}
+    kind = SPLITS.get(split.lower(), split)
+    others = ("test", "validation", "train") if kind in ("test", "validation") else ()
+    return next((kinds[other] for other in (kind, *others) if other in kinds), None)
 
 
 def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, Sequence[int]]:
     """The stored split to read and its rows, given how many rows each stored split has."""
-    wanted = (split, *HELD_OUT_SPLITS) if split in HELD_OUT_SPLITS else (split,)
-    stored_split = next((name for name in wanted if name in sizes), "train")
+    stored = _stored(split, sizes)
     rows: Sequence[int]
-    if stored_split not in sizes or split not in (stored_split, "train", *HELD_OUT_SPLITS):
+    if stored is None:
         raise UserError(f"{source} has no split '{split}': it has {', '.join(sorted(sizes, reverse=True))}")
-    if stored_split != "train" or any(name in sizes for name in HELD_OUT_SPLITS):
-        rows = range(sizes[stored_split])
+    if not stored == _stored("train", sizes) == _stored("test", sizes):
+        rows = range(sizes[stored])
     else:
-        order = torch.randperm(sizes["train"], generator=torch.Generator().manual_seed(0)).tolist()
+        order = torch.randperm(sizes[stored], generator=torch.Generator().manual_seed(0)).tolist()
         held_out = min(max(1, len(order) // 20), 5000)
         rows = sorted(order[held_out:] if split == "train" else order[:held_out])
     if not rows:
         raise UserError(f"{source} has no image for its split '{split}': it holds {sum(sizes.values())} in all")
-    return stored_split, rows
+    return stored, rows
 
 
 def _image_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
@@ -234,38 +212,55 @@ def _label_column(source: str, columns: dict[str, Column], asked: str | None) ->
             return asked
         raise UserError(f"{source} has no column of classes {asked!r}: its columns are {', '.join(columns)}")
     # train/ and test/ that hold their images directly look like two classes
-    classes = [k for k, column in columns.items() if column.names and not {*SPLITS}.issuperset(column.names)]
-    candidates = classes + [k for k in LABEL_COLUMNS if k in columns and columns[k].kind == "numbers"]
-    if not candidates:
+    classes = [name for name, column in columns.items() if column.names and not {*SPLITS}.issuperset(column.names)]
+    classes += [name for name in LABEL_COLUMNS if name in columns and columns[name].kind == "numbers"]
+    if not classes:
         ways = "name one, make a folder for each class, or leave the classes out"
         raise NoLabels(f"{source} has no column of classes: its columns are {', '.join(columns)}: {ways}")
-    return candidates[0]
+    return classes[0]
 
 
-def _labels(splits: Splits, stored: str, column: str, rows: Sequence[int]) -> tuple[Tensor, Names, int | None]:
-    """The labels ``(N,)`` of these rows, the names of the classes, which all splits share, and the first wrong row."""
-    tables = {split: table for split, table in splits.items() if column in table.columns}
-    found = {split: [*_classes(table.values(column), table.columns[column].names)] for split, table in tables.items()}
-    names = list(dict.fromkeys(name for table in tables.values() for name in table.columns[column].names or ()))
+def _labels(splits: Splits, stored: str, column: str, rows: Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
+    """The labels of these rows, -1 for none, and the names of the classes, which all splits share."""
+    columns = {split: table.columns[column] for split, table in splits.items() if column in table.columns}
+    found = {split: [_class(value, columns[split]) for value in splits[split].values(column)] for split in columns}
+    names: list[Any] = list(dict.fromkeys(name for column in columns.values() for name in column.names))
     if not names:
-        there = {name for split in found.values() for name in split if name is not None}
+        there = {name for split in found.values() for name in split} - {None}
         names = sorted(there, key=lambda name: (isinstance(name, str), name))
     numbers = {name: number for number, name in enumerate(names)}
-    labels = [numbers.get(found[stored][row], -1) for row in rows]
-    return torch.tensor(labels), tuple(map(str, names)), rows[labels.index(-1)] if -1 in labels else None
+    return [numbers.get(found[stored][row], -1) for row in rows], tuple(map(str, names))
+
+
+def _class(value: Any, column: Column) -> int | str | None:
+    """The class that a value stands for: its name or, where there are no names, its number or text; None if none."""
+    if isinstance(value, (str, bool)):
+        return str(value) or None
+    if value is None or not 0 <= value < (len(column.names) or inf):
+        return None
+    return column.names[value] if column.names else value
 
 
 def _no_label(place: str, table: Table, image_column: str, label_column: str, row: int) -> NoLabels:
     image, label = (next(islice(table.values(name), row, None)) for name in (image_column, label_column))
-    place = str(image.path) if isinstance(image, File) else place
-    return NoLabels(f"{place}: label {label} is no class: choose a split or column with labels")
+    what = f"{place_of(image, f'{place} row {row}')}: label {label} is no class"
+    return NoLabels(f"{what}: choose a split or column with labels")
 
 
-def _classes(values: Iterable[Any], names: Names | None) -> Iterator[Any]:
-    """The class of each row: its name or, where there are no names, its number or text; None if it has none."""
-    for value in values:
-        if isinstance(value, (str, bool)):
-            yield str(value) or None
-        else:
-            there = value is not None and 0 <= value < (len(names) if names else np.inf)
-            yield (names[value] if names else value) if there else None
+def _pixels(
+    source: str, cells: Iterable[tuple[Any, str]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
+) -> tuple[Tensor, str]:
+    """All images, decoded one at a time, uint8 of ``shape`` ``(N, C, H, W)``, and what was done to them, in words."""
+    gib = np.prod(shape, dtype=float) / 2**30
+    if gib > MAX_GIB:
+        need = f"{gib:.1f} GiB of memory, more than {MAX_GIB}"
+        raise UserError(f"{source} would take {need}: use fewer or smaller images")
+    pixels, done = np.empty(shape, np.uint8), Counter[str]()
+    bar = tqdm(cells, f"reading {source}", len(pixels), unit="image", leave=False, delay=1, disable=None)
+    with own_limits():
+        for index, (cell, place) in enumerate(bar):
+            pixels[index], changes = fit(cell, place)
+            done.update(changes)
+    return torch.from_numpy(pixels), "; ".join(
+        f"{number} of {len(pixels)} images {what}" for what, number in done.items()
+    )
