@@ -175,7 +175,7 @@ def test_a_folder_nested_without_end(tmp_path):
         files, _ = list_files(tmp_path)
     finally:
         sys.setrecursionlimit(before)
-    assert [file.name for file in files] == ["1.png", "2.png"]
+    assert [file.path.name for file in files] == ["1.png", "2.png"]
 
 
 @pytest.mark.parametrize("name", ["set[1]", "a::b", "what?", "all*", "{x}", "ä b"])

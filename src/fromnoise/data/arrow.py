@@ -38,15 +38,15 @@ def _saved(folder: Path) -> Table:
 
 def read_parquet(files: Sequence[File]) -> tuple[Datasets, list[File]]:
     """The datasets of parquet files, each under the name of its folder, splits and ``data`` left out."""
-    used = [file for file in files if file.suffix == ".parquet" and file.path.is_file()]  # none in a zip
+    used = [file for file in files if file.below.suffix.lower() == ".parquet" and file.path.is_file()]  # none in a zip
     return assembled(used, _place, _open), used
 
 
 def _place(file: File) -> tuple[str, str]:
     """A file belongs to the split that it, or else a folder of it, is named after, and otherwise to train."""
-    folders = [name for name in file.folders if name.lower() not in (*SPLITS, "data")]
+    folders = [name for name in file.below.parent.parts if name.lower() not in (*SPLITS, "data")]
     name, parts = re.subn(r"-\d+-of-\d+$", "", file.below.stem.lower())
-    words = [name, *map(str.lower, reversed(file.folders)), *reversed(re.split(r"[-_. ]", name))]
+    words = [name, *map(str.lower, reversed(file.below.parent.parts)), *reversed(re.split(r"[-_. ]", name))]
     return "/".join(folders), next((SPLITS[word] for word in words if word in SPLITS), name if parts else "train")
 
 
@@ -87,6 +87,7 @@ def read_hub(source: str, configuration: str | None) -> Splits:
     import pyarrow.dataset
     from datasets import are_progress_bars_disabled, config, disable_progress_bars, enable_progress_bars, load_dataset
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import constants, get_session
 
     with told(f"cannot load {source} from the hub"), ExitStack() as afterwards:
         afterwards.callback(logging.disable, logging.root.manager.disable)
@@ -94,7 +95,9 @@ def read_hub(source: str, configuration: str | None) -> Splits:
         if not are_progress_bars_disabled():
             afterwards.callback(enable_progress_bars)
             disable_progress_bars()
-        if not _hub_answers():  # with no answer ``datasets`` would ask for a minute
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except Exception:  # of many classes; ``datasets`` would go on asking for a minute
             afterwards.callback(setattr, config, "HF_HUB_OFFLINE", config.HF_HUB_OFFLINE)
             config.HF_HUB_OFFLINE = True
         try:
@@ -112,13 +115,3 @@ def read_hub(source: str, configuration: str | None) -> Splits:
                 raise UserError(f"{source} has several datasets: {way}") from error
             raise
         return {name: _table(pyarrow.dataset.dataset(split.data.table), source) for name, split in found.items()}
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # the transport's own errors are of many classes
-        return False
-    return True

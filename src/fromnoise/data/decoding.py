@@ -18,7 +18,7 @@ Resize = Literal["crop", "none"]
 Decoded = tuple[np.ndarray, list[str]]  # uint8 pixels (C, H, W), and what was done to them, in words
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no others are opened: EPS would start a program
-MAX_PIXELS = 2**28  # of one image: more than the largest cameras of phones have
+MAX_MEGAPIXELS = 256  # of one image: more than the largest cameras of phones have
 MODES = {1: "L", 3: "RGB"}  # Pillow's names for grey and colour
 
 
@@ -40,13 +40,13 @@ def check_colour(name: str) -> None:
 
 
 def decode(
-    cell: Any, place: str, *, channels: int, size: int, resize: Resize = "none", background: str = "white"
+    cell: Any, row: str, *, channels: int, size: int, resize: Resize = "none", background: str = "white"
 ) -> Decoded:
     """One image, upright, ``size`` pixels high and wide.
 
     Args:
-        cell: the image, as a `Table` holds it.
-        place: names it in errors.
+        cell, row: the image, as a `Table` holds it, and where; errors name the row, or the file.
+        channels: 1 for grey, 3 for colour; images are converted.
         resize: ``crop`` makes the shorter side ``size`` long, antialiased, and crops the longer one to its middle; an
             image that has the size is never touched. ``none`` refuses all others.
         background: the colour that shows where an image is transparent.
@@ -54,10 +54,10 @@ def decode(
     Raises:
         UserError: it is missing, unreadable, too large, of more than 8 bits, or of another size.
     """
+    place = place_of(cell, row)
     with told(f"{place} cannot be read as an image", "replace or remove it"), _opened(cell, place) as stored:
-        pixels = stored.width * stored.height
-        if pixels > MAX_PIXELS:
-            room = f"{pixels / 2**20:.0f} megapixels, more than {MAX_PIXELS >> 20}"
+        if (megapixels := stored.width * stored.height / 2**20) > MAX_MEGAPIXELS:
+            room = f"{megapixels:.0f} megapixels, more than {MAX_MEGAPIXELS}"
             raise UserError(f"{place} has {room}: make it smaller")
         animated = stored.format != "MPO" and getattr(stored, "is_animated", False)
         if resize == "crop" and stored.size != (size, size):

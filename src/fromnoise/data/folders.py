@@ -18,6 +18,8 @@ from fromnoise.terminal import warn
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
+DATA = {*SUFFIXES, ".parquet"}  # told of where it is not read, even if hidden
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$))")
 PAPERS = re.compile(r"readme.*|licen[cs]e.*|thumbs\.db|desktop\.ini", re.IGNORECASE)  # nobody expects these to be read
 MAY_HOLD = (
     "images (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM), with or without a folder for each class; zips of them; "
@@ -34,18 +36,14 @@ def read_folder(folder: Path) -> Datasets:
     if saved := read_saved(folder):
         return {"": saved}
     files, again = list_files(folder)
-    hidden = dict.fromkeys(
-        f for f in files if any(part.startswith(".") or part == "__MACOSX" for part in f.below.parts)
-    )
-    visible = [file for file in files if file not in hidden]
+    visible = [file for file in files if not HIDDEN.search(str(file.below))]
     for reader in (read_idx, read_cifar, read_parquet, read_images):
         found, used = reader(visible)
         if found:
             break
-    read = set(used)
-    rest = [file.path for file in visible if file not in read and not PAPERS.fullmatch(file.below.name)]
-    rest += [file.path for file in hidden if file.suffix in {*SUFFIXES, ".parquet"}] + again
-    names = [str(path.relative_to(folder)) for path in rest]
+    expected = {*visible, *(file for file in files if file.below.suffix.lower() in DATA)} - {*used}
+    left = [file.path for file in files if file in expected and not PAPERS.fullmatch(file.below.name)]
+    names = [str(path.relative_to(folder)) for path in left + again]
     if not found:
         raise UserError(f"{folder} holds no image{f', but {names[0]}' if names else ''}: it may hold {MAY_HOLD}")
     if names:
@@ -59,14 +57,15 @@ def read_images(files: Sequence[File]) -> tuple[Datasets, Iterable[File]]:
     Folders around everything are passed over. Below them ``train``, ``test`` and the like are splits, if no other
     folder is there, or if train has another one beside it; all other folders are classes, by their first level.
     """
-    images = [file for file in files if file.suffix in SUFFIXES]
+    images = [file for file in files if file.below.suffix.lower() in SUFFIXES]
     metadata, used = _read_metadata(files, {file.path for file in images})
     keys = dict.fromkeys(key for row in metadata.values() for key in row)
     placed = _placed(images)
     level = len(os.path.commonprefix([folders for _, folders in placed.values()]))
-    classes = {file: _printable(folders[level]) for file, (_, folders) in placed.items() if folders[level:]}
-    if "label" in keys:
-        classes = {}
+    named = (
+        {} if "label" in keys else {file: folders[level] for file, (_, folders) in placed.items() if folders[level:]}
+    )
+    classes = {file: os.fsencode(name).decode(errors="replace") for file, name in named.items()}
 
     def table(files: Sequence[File]) -> Table:
         values: dict[str, Sequence[Any]] = {"image": files}
@@ -80,14 +79,14 @@ def read_images(files: Sequence[File]) -> tuple[Datasets, Iterable[File]]:
 
 def _placed(images: Sequence[File]) -> dict[File, tuple[str, tuple[str, ...]]]:
     """The split of each image that has one, and the folders of the image below that of the split."""
-    around = os.path.commonprefix([file.folders for file in images])
+    around = os.path.commonprefix([file.below.parent.parts for file in images])
     depth = next((i for i, name in enumerate(around) if name.lower() in SPLITS), len(around))
-    inside = {file: file.folders[depth:] for file in images}
+    inside = {file: file.below.parent.parts[depth:] for file in images}
     tops = dict.fromkeys(folders[0] for folders in inside.values() if folders)
     splits = {name: SPLITS[name.lower()] for name in tops if name.lower() in SPLITS}
     others = [name for name in tops if name not in splits]
     if splits and others and not {"train"} < set(splits.values()):
-        place = images[0].path.parents[len(images[0].folders) - depth]
+        place = images[0].path.parents[len(images[0].below.parent.parts) - depth]
         warn(f"{place}: {', '.join(splits)} is taken for a class, not for a split, as {others[0]} lies beside it")
         splits = {}
     if not splits:
@@ -106,7 +105,7 @@ def _read_metadata(files: Sequence[File], images: set[Path]) -> tuple[dict[Path,
         with told(f"{file.path} cannot be read"):
             text = file.read().decode("utf-8-sig")
             lines = map(json.loads, filter(str.strip, text.split("\n")))
-            rows = csv.DictReader(io.StringIO(text, "")) if file.suffix == ".csv" else lines
+            rows = csv.DictReader(io.StringIO(text, "")) if file.below.suffix.lower() == ".csv" else lines
             named = {str(row["file_name"]): row for row in rows if "file_name" in row}
         used += [file] if named else []
         for name, row in named.items():
@@ -122,7 +121,3 @@ def _numbers(values: list[Any]) -> list[Any]:
     there = [value for value in values if value is not None]
     whole = there and all(isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) for value in there)
     return [value if value is None else int(value) for value in values] if whole else values
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode(errors="replace")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from fromnoise.data.arrow import read_hub
 from fromnoise.data.decoding import MODES, Decoded, Resize, check_colour, decode, own_limits, place_of
 from fromnoise.data.folders import MAY_HOLD, read_folder
-from fromnoise.data.table import SPLITS, Column, Splits, Table, in_memory, local
+from fromnoise.data.table import SPLITS, Column, Splits, in_memory, local
 from fromnoise.errors import UserError
 from fromnoise.terminal import warn
 
@@ -92,19 +92,16 @@ def load_images(
     """Reads one split of a dataset into memory. What of it is changed or not read is told on stderr.
 
     Args:
-        source: ``digits`` (8x8, from scikit-learn), a folder (images, with or without a subfolder for each class;
-            parquet files in the hub's layout; what ``save_to_disk`` wrote; the official files of MNIST or CIFAR-10),
-            or a hub id such as ``ylecun/mnist``.
+        source: ``digits`` (8x8, from scikit-learn), a hub id such as ``ylecun/mnist``, or a folder of what `MAY_HOLD`
+            lists.
         split: ``train``, ``test``, or another that the dataset has. ``test`` may be called ``validation`` there. If
             there is neither, 5% of the images (1 to 5000 of them, always the same) are kept for ``test`` and left out
             of ``train``.
-        channels: 1 for grey, 3 for colour; images are converted.
-        size: the height and width that every image has afterwards, in pixels.
+        channels, size, resize, background: what images become, see `decode`.
         labelled: whether to read the labels too. Classes of text, or of numbers without names, are sorted.
         image_column: the column to read; by default the first that holds images.
         label_column: the column to read; by default the first of classes, else an integer one called ``label`` or so.
         configuration: which dataset to read, where the source has several.
-        resize, background: what becomes of images of another size or with transparency: see `decode`.
 
     Raises:
         UserError: the source, split, column or label does not exist, the hub cannot be reached, or an image is
@@ -117,20 +114,19 @@ def load_images(
     stored, rows = _choose_rows(source, split, {name: table.rows for name, table in splits.items()})
     if others := sorted(set(splits) - {_stored(name, splits) for name in (split, "train", "test")}):
         warn(f"{source}: not read: split {', '.join(others)}")
-    table, chosen = splits[stored], set(rows)
+    table, chosen, place = splits[stored], set(rows), f"{source}, {stored} row"
     column = _image_column(source, table.columns, image_column)
     labels, class_names = None, None
     if labelled:
         label_column = _label_column(source, table.columns, label_column)
         numbers, class_names = _labels(splits, stored, label_column, rows)
         if -1 in numbers:
-            raise _no_label(f"{source}, {stored}", table, column, label_column, rows[numbers.index(-1)])
+            row = rows[numbers.index(-1)]
+            image, label = (next(islice(table.values(name), row, None)) for name in (column, label_column))
+            what = f"{place_of(image, f'{place} {row}')}: label {label} is no class"
+            raise NoLabels(f"{what}: choose a split or column with labels")
         labels = torch.tensor(numbers)
-    cells = (
-        (cell, place_of(cell, f"{source}, {stored} row {row}"))
-        for row, cell in enumerate(table.values(column))
-        if row in chosen
-    )
+    cells = ((f"{place} {row}", cell) for row, cell in enumerate(table.values(column)) if row in chosen)
     fit = partial(decode, channels=channels, size=size, resize=resize, background=background)
     pixels, changes = _pixels(source, cells, (len(rows), channels, size, size), fit)
     if changes:
@@ -164,13 +160,10 @@ def _digits() -> Splits:
     """scikit-learn's 1797 digits, whose 0..16 become 0..255; the last 297 are the test split."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits, classes = load_digits(), tuple("0123456789")
     images, labels = (digits.images * (255 / 16)).round().astype(np.uint8), digits.target.tolist()
-    parts = {"train": slice(0, 1500), "test": slice(1500, None)}
-    return {
-        split: in_memory({"image": images[part], "label": labels[part]}, tuple("0123456789"))
-        for split, part in parts.items()
-    }
+    train, test = {"image": images[:1500], "label": labels[:1500]}, {"image": images[1500:], "label": labels[1500:]}
+    return {"train": in_memory(train, classes), "test": in_memory(test, classes)}
 
 
 def _stored(split: str, names: Iterable[str]) -> str | None:
@@ -183,16 +176,13 @@ def _stored(split: str, names: Iterable[str]) -> str | None:
 
 def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, Sequence[int]]:
     """The stored split to read and its rows, given how many rows each stored split has."""
-    stored = _stored(split, sizes)
-    rows: Sequence[int]
-    if stored is None:
+    if (stored := _stored(split, sizes)) is None:
         raise UserError(f"{source} has no split '{split}': it has {', '.join(sorted(sizes, reverse=True))}")
-    if not stored == _stored("train", sizes) == _stored("test", sizes):
-        rows = range(sizes[stored])
-    else:
+    rows: Sequence[int] = range(sizes[stored])
+    if stored == _stored("train", sizes) == _stored("test", sizes):
         order = torch.randperm(sizes[stored], generator=torch.Generator().manual_seed(0)).tolist()
         held_out = min(max(1, len(order) // 20), 5000)
-        rows = sorted(order[held_out:] if split == "train" else order[:held_out])
+        rows = sorted(order[held_out:] if SPLITS.get(split.lower()) == "train" else order[:held_out])
     if not rows:
         raise UserError(f"{source} has no image for its split '{split}': it holds {sum(sizes.values())} in all")
     return stored, rows
@@ -241,26 +231,18 @@ def _class(value: Any, column: Column) -> int | str | None:
     return column.names[value] if column.names else value
 
 
-def _no_label(place: str, table: Table, image_column: str, label_column: str, row: int) -> NoLabels:
-    image, label = (next(islice(table.values(name), row, None)) for name in (image_column, label_column))
-    what = f"{place_of(image, f'{place} row {row}')}: label {label} is no class"
-    return NoLabels(f"{what}: choose a split or column with labels")
-
-
 def _pixels(
-    source: str, cells: Iterable[tuple[Any, str]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
+    source: str, cells: Iterable[tuple[str, Any]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
 ) -> tuple[Tensor, str]:
     """All images, decoded one at a time, uint8 of ``shape`` ``(N, C, H, W)``, and what was done to them, in words."""
-    gib = np.prod(shape, dtype=float) / 2**30
-    if gib > MAX_GIB:
+    if (gib := np.prod(shape, dtype=float) / 2**30) > MAX_GIB:
         need = f"{gib:.1f} GiB of memory, more than {MAX_GIB}"
         raise UserError(f"{source} would take {need}: use fewer or smaller images")
     pixels, done = np.empty(shape, np.uint8), Counter[str]()
     bar = tqdm(cells, f"reading {source}", len(pixels), unit="image", leave=False, delay=1, disable=None)
     with own_limits():
-        for index, (cell, place) in enumerate(bar):
-            pixels[index], changes = fit(cell, place)
+        for index, (row, cell) in enumerate(bar):
+            pixels[index], changes = fit(cell, row)
             done.update(changes)
-    return torch.from_numpy(pixels), "; ".join(
-        f"{number} of {len(pixels)} images {what}" for what, number in done.items()
-    )
+    total = f"of {len(pixels)} images"
+    return torch.from_numpy(pixels), "; ".join(f"{number} {total} {what}" for what, number in done.items())

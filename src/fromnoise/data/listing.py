@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from fromnoise.data.table import MAX_BYTES, SPLITS, File
 from fromnoise.errors import UserError, told
-from fromnoise.files import read_bytes, limited
+from fromnoise.files import limited, read_bytes
 
 
 def list_files(folder: Path) -> tuple[list[File], list[Path]]:

@@ -25,7 +25,9 @@ def read_idx(files: Sequence[File]) -> tuple[Datasets, list[File]]:
     found = {file: match for file in files if (match := IDX.fullmatch(file.below.name))}
 
     def place(file: File) -> tuple[str, str]:
-        return "/".join(filter(None, (*file.folders, found[file]["set"]))), SPLITS.get(found[file]["split"], "test")
+        return "/".join(filter(None, (*file.below.parent.parts, found[file]["set"]))), SPLITS.get(
+            found[file]["split"], "test"
+        )
 
     def table(files: Sequence[File]) -> Table:
         there = {found[file]["what"]: file for file in reversed(files)}  # an unpacked one comes before its .gz
@@ -44,9 +46,9 @@ def read_idx(files: Sequence[File]) -> tuple[Datasets, list[File]]:
 def _idx_array(file: File, dimensions: int) -> np.ndarray:
     """The bytes of an idx file, which begins with its shape."""
     content = file.read()
-    if file.suffix == ".gz":
-        with told(f"{file.path} cannot be unpacked"):
-            content = limited(gzip.open(BytesIO(content)).read, file.path, MAX_BYTES)
+    if file.below.suffix.lower() == ".gz":
+        with told(f"{file.path} cannot be unpacked"), gzip.open(BytesIO(content)) as unpacked:
+            content = limited(unpacked.read, file.path, MAX_BYTES)
     start = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:start].ljust(start - 4, b"\0"), ">u4").tolist()
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != start + prod(shape) or 0 in shape[1:]:
@@ -57,10 +59,10 @@ def _idx_array(file: File, dimensions: int) -> np.ndarray:
 def read_cifar(files: Sequence[File]) -> tuple[Datasets, list[File]]:
     """The datasets of CIFAR-10's binary files, each under the name of its folder."""
     batches = [file for file in files if CIFAR.fullmatch(file.below.name)]
-    names = {file.folders: file for file in files if file.below.name == CIFAR_NAMES}
+    names = {file.below.parent.parts: file for file in files if file.below.name == CIFAR_NAMES}
 
     def place(file: File) -> tuple[str, str]:
-        return "/".join(file.folders), "train" if file.below.name.startswith("data") else "test"
+        return "/".join(file.below.parent.parts), "train" if file.below.name.startswith("data") else "test"
 
     def table(files: Sequence[File]) -> Table:
         contents = {file.path: file.read() for file in files}
@@ -69,7 +71,7 @@ def read_cifar(files: Sequence[File]) -> tuple[Datasets, list[File]]:
                 raise UserError(f"{path} is no complete file of CIFAR-10's binary version: get it again")
         records = np.frombuffer(b"".join(contents.values()), np.uint8).reshape(-1, RECORD)
         pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        folder = files[0].folders
+        folder = files[0].below.parent.parts
         classes = names[folder].read().decode(errors="replace").split() if folder in names else ()
         return in_memory({"image": pixels, "label": records[:, 0].tolist()}, tuple(classes))
 

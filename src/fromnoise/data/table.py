@@ -1,13 +1,13 @@
 """A dataset as it is stored: columns that are read value by value, so that memory holds only what is kept."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 MAX_BYTES = 2**30  # of one encoded image, or of another file that is read whole
-SPLITS = dict.fromkeys(("train", "training"), "train")
+SPLITS = {"train": "train", "training": "train"}
 SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 """the names under which datasets keep their splits, in lower case, and what each is called here"""
@@ -21,21 +21,13 @@ class File:
     path: Path  # of it, or of its zip, with its name there as if that were a folder
     read: Callable[[], bytes]  # its content; a `UserError` if it cannot be read
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return self.below.parts[:-1]
-
-    @property
-    def suffix(self) -> str:
-        return self.below.suffix.lower()
-
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds."""
+    """What a column holds, and where its numbers stand for classes with names, the names."""
 
     kind: Literal["images", "numbers", "text", "other"]
-    names: tuple[str, ...] = ()  # of the classes, where the numbers stand for classes with names
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,16 +61,15 @@ def assembled(
 
 def in_memory(values: dict[str, Any], classes: tuple[str, ...] = ()) -> Table:
     """A table of images ``image``, perhaps of ``label``, whose classes may have names, and of other columns."""
-    columns = {
-        name: Column("images" if name == "image" else _kind(column), classes if name == "label" else ())
-        for name, column in values.items()
-    }
-    return Table(columns, len(values["image"]), values.__getitem__)
-
-
-def _kind(values: Sequence[Any]) -> Literal["numbers", "text", "other"]:
-    kinds = {type(value) for value in values if value is not None}
-    return "numbers" if kinds == {int} else "text" if kinds and kinds <= {str, bool} else "other"
+    columns: dict[str, Column] = {}
+    for name, column in values.items():
+        kinds = {type(value) for value in column if value is not None}
+        names = classes if name == "label" else ()
+        if kinds == {int}:
+            columns[name] = Column("numbers", names)
+        else:
+            columns[name] = Column("text" if kinds and kinds <= {str, bool} else "other", names)
+    return Table(columns | {"image": Column("images")}, len(values["image"]), values.__getitem__)
 
 
 def local(source: str) -> Path | None:
