@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fromnoise.configs import load
-from fromnoise.data.table import SPLITS, Column, Datasets, File, Splits, Table, assembled
+from fromnoise.data.table import SPLITS, Column, Datasets, File, Splits, Table, assembled, named
 from fromnoise.errors import UserError, told
 
 if TYPE_CHECKING:
@@ -37,25 +37,27 @@ def _saved(folder: Path) -> Table:
 
 
 def read_parquet(files: Sequence[File]) -> tuple[Datasets, list[File]]:
-    """The datasets of parquet files, each under the name of its folder, splits and ``data`` left out."""
-    used = [file for file in files if file.below.suffix.lower() == ".parquet" and file.path.is_file()]  # none in a zip
-    return assembled(used, _place, _open), used
+    """The datasets of parquet files, each under the name of its folder, splits and ``data`` left out.
 
+    A file belongs to the split that it, or else a folder of it, is named after, and otherwise to train.
+    """
 
-def _place(file: File) -> tuple[str, str]:
-    """A file belongs to the split that it, or else a folder of it, is named after, and otherwise to train."""
-    folders = [name for name in file.below.parent.parts if name.lower() not in (*SPLITS, "data")]
-    name, parts = re.subn(r"-\d+-of-\d+$", "", file.below.stem.lower())
-    words = [name, *map(str.lower, reversed(file.below.parent.parts)), *reversed(re.split(r"[-_. ]", name))]
-    return "/".join(folders), next((SPLITS[word] for word in words if word in SPLITS), name if parts else "train")
+    def place(file: File) -> tuple[str, str]:
+        folders = file.below.parent.parts
+        name, parts = re.subn(r"-\d+-of-\d+$", "", file.below.stem.lower())
+        words = [name, *map(str.lower, reversed(folders)), *reversed(re.split(r"[-_. ]", name))]
+        split = next((SPLITS[word] for word in words if word in SPLITS), name if parts else "train")
+        return "/".join(name for name in folders if name.lower() not in (*SPLITS, "data")), split
 
+    def table(files: Sequence[File]) -> Table:
+        import pyarrow.dataset
 
-def _open(files: Sequence[File]) -> Table:
-    import pyarrow.dataset
+        with told(f"cannot read {files[0].path} as a dataset"):
+            paths, local = [str(file.path) for file in files], pyarrow.fs.LocalFileSystem()
+            return _table(pyarrow.dataset.dataset(paths, format="parquet", filesystem=local), files[0].path)
 
-    with told(f"cannot read {files[0].path} as a dataset"):
-        paths, local = [str(file.path) for file in files], pyarrow.fs.LocalFileSystem()
-        return _table(pyarrow.dataset.dataset(paths, format="parquet", filesystem=local), files[0].path)
+    used = [file for file in files if file.below.suffix.lower() == ".parquet" and file.path.is_file()]  # in no zip
+    return assembled(used, place, table), used
 
 
 def _table(dataset: "Dataset", place: Path | str) -> Table:
@@ -65,10 +67,10 @@ def _table(dataset: "Dataset", place: Path | str) -> Table:
     def values(column: str) -> Iterator[Any]:
         with told(f"cannot read {place} as a dataset"):
             for batch in dataset.to_batches(columns=[column], batch_size=32, batch_readahead=1, fragment_readahead=1):
-                yield from batch.column(0).to_pylist()
+                yield from named(batch.column(0).to_pylist(), columns[column])
 
-    features = Features.from_arrow_schema(dataset.schema)
-    return Table({name: _column(feature) for name, feature in features.items()}, dataset.count_rows(), values)
+    columns = {name: _column(feature) for name, feature in Features.from_arrow_schema(dataset.schema).items()}
+    return Table(columns, dataset.count_rows(), values)
 
 
 def _column(feature: Any) -> Column:
@@ -77,7 +79,7 @@ def _column(feature: Any) -> Column:
     if isinstance(feature, Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()):
         return Column("images")
     if isinstance(feature, ClassLabel):
-        return Column("numbers", tuple(feature.names))
+        return Column("text", tuple(feature.names))
     stored = feature.dtype if isinstance(feature, Value) else ""
     return Column("numbers" if "int" in stored else "text" if "string" in stored or stored == "bool" else "other")
 

@@ -19,7 +19,7 @@ from fromnoise.terminal import warn
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 DATA = {*SUFFIXES, ".parquet"}  # told of where it is not read, even if hidden
-HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$))")
+HIDDEN = re.compile(r"(^|/)(\.[^/]|__MACOSX(/|$))")
 PAPERS = re.compile(r"readme.*|licen[cs]e.*|thumbs\.db|desktop\.ini", re.IGNORECASE)  # nobody expects these to be read
 MAY_HOLD = (
     "images (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM), with or without a folder for each class; zips of them; "

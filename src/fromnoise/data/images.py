@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -119,13 +118,14 @@ def load_images(
     labels, class_names = None, None
     if labelled:
         label_column = _label_column(source, table.columns, label_column)
-        numbers, class_names = _labels(splits, stored, label_column, rows)
-        if -1 in numbers:
-            row = rows[numbers.index(-1)]
-            image, label = (next(islice(table.values(name), row, None)) for name in (column, label_column))
-            what = f"{place_of(image, f'{place} {row}')}: label {label} is no class"
+        classes = _classes(splits, label_column)
+        numbers = {name: number for number, name in enumerate(classes)}
+        found = [*table.values(label_column)]
+        if (wrong := next((row for row in rows if found[row] not in numbers), None)) is not None:
+            image = next(islice(table.values(column), wrong, None))
+            what = f"{place_of(image, f'{place} {wrong}')}: label {found[wrong]} is no class"
             raise NoLabels(f"{what}: choose a split or column with labels")
-        labels = torch.tensor(numbers)
+        labels, class_names = torch.tensor([numbers[found[row]] for row in rows]), tuple(map(str, classes))
     cells = ((f"{place} {row}", cell) for row, cell in enumerate(table.values(column)) if row in chosen)
     fit = partial(decode, channels=channels, size=size, resize=resize, background=background)
     pixels, changes = _pixels(source, cells, (len(rows), channels, size, size), fit)
@@ -210,25 +210,14 @@ def _label_column(source: str, columns: dict[str, Column], asked: str | None) ->
     return classes[0]
 
 
-def _labels(splits: Splits, stored: str, column: str, rows: Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
-    """The labels of these rows, -1 for none, and the names of the classes, which all splits share."""
-    columns = {split: table.columns[column] for split, table in splits.items() if column in table.columns}
-    found = {split: [_class(value, columns[split]) for value in splits[split].values(column)] for split in columns}
-    names: list[Any] = list(dict.fromkeys(name for column in columns.values() for name in column.names))
-    if not names:
-        there = {name for split in found.values() for name in split} - {None}
-        names = sorted(there, key=lambda name: (isinstance(name, str), name))
-    numbers = {name: number for number, name in enumerate(names)}
-    return [numbers.get(found[stored][row], -1) for row in rows], tuple(map(str, names))
-
-
-def _class(value: Any, column: Column) -> int | str | None:
-    """The class that a value stands for: its name or, where there are no names, its number or text; None if none."""
-    if isinstance(value, (str, bool)):
-        return str(value) or None
-    if value is None or not 0 <= value < (len(column.names) or inf):
-        return None
-    return column.names[value] if column.names else value
+def _classes(splits: Splits, column: str) -> list[Any]:
+    """All classes, which the splits share: those that are promised, or else the values that are there, sorted."""
+    tables = [table for table in splits.values() if column in table.columns]
+    if promised := dict.fromkeys(name for table in tables for name in table.columns[column].names):
+        return list(promised)
+    there = {value for table in tables for value in table.values(column) if value not in (None, "")}
+    classes = (value for value in there if isinstance(value, str) or value >= 0)
+    return sorted(classes, key=lambda value: (isinstance(value, str), value))
 
 
 def _pixels(

@@ -1,7 +1,7 @@
 """A dataset as it is stored: columns that are read value by value, so that memory holds only what is kept."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -24,10 +24,10 @@ class File:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds, and where its numbers stand for classes with names, the names."""
+    """What a column holds."""
 
     kind: Literal["images", "numbers", "text", "other"]
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of the classes, where they are promised; these names are the values then
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,15 @@ def in_memory(values: dict[str, Any], classes: tuple[str, ...] = ()) -> Table:
     columns: dict[str, Column] = {}
     for name, column in values.items():
         kinds = {type(value) for value in column if value is not None}
-        names = classes if name == "label" else ()
-        if kinds == {int}:
-            columns[name] = Column("numbers", names)
-        else:
-            columns[name] = Column("text" if kinds and kinds <= {str, bool} else "other", names)
-    return Table(columns | {"image": Column("images")}, len(values["image"]), values.__getitem__)
+        text = kinds and kinds <= {str, bool}
+        columns[name] = Column("numbers" if kinds == {int} else "text" if text else "other")
+    columns |= {"image": Column("images")} | ({"label": Column("text", classes)} if classes else {})
+    return Table(columns, len(values["image"]), lambda name: named(values[name], columns[name]))
+
+
+def named(values: Iterable[Any], column: Column) -> Iterator[Any]:
+    """Values in which the numbers of classes that have names have become these."""
+    return (column.names[value] if value in range(len(column.names)) else value for value in values)
 
 
 def local(source: str) -> Path | None:
