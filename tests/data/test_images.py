@@ -229,7 +229,7 @@ def test_splits_that_other_names_mean(tmp_path, capfd):
     whole = datasets.Dataset.from_dict(columns, features=datasets.Features({"image": datasets.Image()}))
     parts = {name: whole.select([index]) for index, name in enumerate(("Training", "dev", "valid"))}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "parts")
-    for split, value in (("train", 0), ("training", 0), ("test", 1), ("validation", 1)):
+    for split, value in (("train", 0), ("training", 0), ("test", 1), ("validation", 1), ("valid", 2)):
         assert load(tmp_path / "parts", split).pixels.unique().tolist() == [value]
     assert "not read: split valid\n" in capfd.readouterr().err
     whole.save_to_disk(tmp_path / "whole")

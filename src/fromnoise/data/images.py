@@ -6,7 +6,7 @@ Hugging Face hub. Every image is decoded once; a batch is then an index and a di
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -166,12 +166,12 @@ def _digits() -> Splits:
     return {"train": in_memory(train, classes), "test": in_memory(test, classes)}
 
 
-def _stored(split: str, names: Iterable[str]) -> str | None:
+def _stored(split: str, names: Collection[str]) -> str | None:
     """Which of the stored splits is read for one that is asked for; to train, if a test split is cut out of that."""
     kinds = {SPLITS.get(name.lower(), name): name for name in reversed([*names])}
     kind = SPLITS.get(split.lower(), split)
     others = ("test", "validation", "train") if kind in ("test", "validation") else ()
-    return next((kinds[other] for other in (kind, *others) if other in kinds), None)
+    return split if split in names else next((kinds[other] for other in (kind, *others) if other in kinds), None)
 
 
 def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, Sequence[int]]:
