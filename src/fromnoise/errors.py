@@ -1,5 +1,8 @@
 """The one exception for mistakes of the user's, and how text of others is made fit to be shown."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST = 500  # characters of a message
 
 
@@ -13,6 +16,23 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(shortened(harmless(message), LONGEST))
+
+
+@contextmanager
+def told(problem: str, advice: str = "") -> Iterator[None]:
+    """Makes one line of all that goes wrong within; libraries raise errors of every kind for what others have written.
+
+    Raises:
+        UserError: the problem, and the advice or, without one, the first line of what went wrong.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error  # where ``datasets`` keeps it
+        reason = getattr(cause, "strerror", None) or str(cause).strip() or type(cause).__name__
+        raise UserError(f"{problem}: {advice or reason.splitlines()[0]}") from error
 
 
 def harmless(text: str) -> str:

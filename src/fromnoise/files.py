@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,12 @@ def read_bytes(path: Path, limit: int) -> bytes:
         UserError: the file cannot be read, as `open_file` says, or is too large.
     """
     with open_file(path) as file:
-        content = file.read(limit + 1)
+        return limited(file.read, path, limit)
+
+
+def limited(read: Callable[[int], bytes], path: Path, limit: int) -> bytes:
+    """All that ``read`` gives, at most ``limit`` bytes, as `read_bytes`; errors call it ``path``."""
+    content = read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} is larger than {limit} bytes, which no such file is")
     return content

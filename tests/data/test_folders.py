@@ -120,6 +120,7 @@ def test_every_image_has_the_class_of_its_folder(tmp_path, names, classes):
 def test_splits_are_folders_that_are_called_so(tmp_path, names, train, test):
     write(tmp_path / "data", names)
     assert (greys(load(tmp_path / "data")), greys(load(tmp_path / "data", "test"))) == (train, test)
+    refused(tmp_path / "data", "no column of classes: its columns are image:", labelled=True)
 
 
 def test_a_word_in_a_name_is_no_split(tmp_path):
@@ -175,7 +176,7 @@ def test_a_folder_nested_without_end(tmp_path):
         files, _ = list_files(tmp_path)
     finally:
         sys.setrecursionlimit(before)
-    assert [file.name for file in files] == ["1.png", "2.png"]
+    assert [file.path.name for file in files] == ["1.png", "2.png"]
 
 
 @pytest.mark.parametrize("name", ["set[1]", "a::b", "what?", "all*", "{x}", "ä b"])
@@ -200,6 +201,18 @@ def test_a_path_is_a_path(tmp_path, name, kind):
 
 def test_one_image_in_two_places_is_refused(tmp_path):
     refused(write(tmp_path, {"p.zip": zipped(a=1), "p/a.png": 1, "p/b.png": 2}), "p.zip/a.png", "the same image")
+
+
+@pytest.mark.parametrize("name", [".", "/a.png", "./cat/a.png", "..\\a.png"])
+def test_odd_names_in_a_zip(tmp_path, name, capfd):
+    """They are read, or named, and lead to no file outside."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for value, member in enumerate((name, "b.png", "c.png")):
+            archive.writestr(member, png(value))
+    write(tmp_path, {"a.png": 9, "data/p.zip": file.getvalue()})
+    assert sorted({0, *everything(tmp_path / "data")}) == [0, 1, 2]
+    assert name.endswith("/a.png") or "not read: p.zip" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["cut", "locked"])

@@ -155,14 +155,6 @@ def test_images_are_converted_to_the_wanted_channels(tmp_path):
     refusal("1 channel", "3", "not 4", source=folder, channels=4)
 
 
-def test_image_folder_without_classes(tmp_path):
-    for value in range(5):
-        save_image(tmp_path / "flat" / f"{value}.png", value)
-    train, test = load(tmp_path / "flat"), load(tmp_path / "flat", "test")
-    assert sorted([*train.pixels[:, 0, 0, 0].tolist(), *test.pixels[:, 0, 0, 0].tolist()]) == [0, 1, 2, 3, 4]
-    refusal("flat", "class", "columns are image", source=tmp_path / "flat", labelled=True)
-
-
 @pytest.mark.parametrize("stored", ["test", "validation"])
 def test_image_folder_with_classes_and_splits(tmp_path, stored):
     for split, offset in (("train", 0), (stored, 100)):
@@ -172,21 +164,6 @@ def test_image_folder_with_classes_and_splits(tmp_path, stored):
         images = load(tmp_path / "tree", split, labelled=True)
         assert images.class_names == ("cat", "dog")
         assert images.labels.tolist() == [0, 1] and images.pixels[:, 0, 0, 0].tolist() == [offset, offset + 1]
-
-
-def test_image_folder_with_classes_and_no_splits(tmp_path):
-    for value in range(40):
-        save_image(tmp_path / "classes" / ("even", "odd")[value % 2] / f"{value}.png", value)
-    images = load(tmp_path / "classes", labelled=True)
-    assert len(images) == 38 and torch.equal(images.labels, images.pixels[:, 0, 0, 0].long() % 2)
-
-
-def test_split_folders_are_no_classes(tmp_path):
-    save_image(tmp_path / "folder" / "train" / "0.png", 1)
-    save_image(tmp_path / "folder" / "val" / "0.png", 2)
-    assert load(tmp_path / "folder").pixels[:, 0, 0, 0].tolist() == [1]
-    assert load(tmp_path / "folder", "test").pixels[:, 0, 0, 0].tolist() == [2]
-    refusal("class", "columns are image:", source=tmp_path / "folder", labelled=True)
 
 
 def test_images_beside_as_many_captions(tmp_path):
@@ -244,6 +221,19 @@ def test_how_many_images_are_kept(total, kept):
 def test_splits_by_name():
     sizes = {"train": 9, "validation": 3, "test": 2, "extra": 4}
     assert [module._choose_rows("x", split, sizes) for split in sizes] == [(k, range(v)) for k, v in sizes.items()]
+
+
+def test_splits_that_other_names_mean(tmp_path, capfd):
+    """Two of one meaning: the first is read, and the other is named."""
+    columns = {"image": encoded(tmp_path / "source", *range(4))}
+    whole = datasets.Dataset.from_dict(columns, features=datasets.Features({"image": datasets.Image()}))
+    parts = {name: whole.select([index]) for index, name in enumerate(("Training", "dev", "valid"))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "parts")
+    for split, value in (("train", 0), ("training", 0), ("test", 1), ("validation", 1), ("valid", 2)):
+        assert load(tmp_path / "parts", split).pixels.unique().tolist() == [value]
+    assert "not read: split valid\n" in capfd.readouterr().err
+    whole.save_to_disk(tmp_path / "whole")
+    assert [len(load(tmp_path / "whole", split)) for split in ("train", "Training", "eval")] == [3, 3, 1]
 
 
 def test_a_split_that_is_not_there(cats_and_dogs, tmp_path):
@@ -391,7 +381,7 @@ def test_a_parquet_file_that_is_none(tmp_path):
 
 def test_a_folder_that_does_not_exist(tmp_path):
     refusal("no folder", tmp_path / "none", source=tmp_path / "none")
-    for path in ("./none", "~/none-of-this", "none/", "a/b/c", "..\\none"):
+    for path in ("./none", "~/none-of-this", "~nobody-is-called-so/x", "none/", "a/b/c", "..\\none", "/" + "long" * 99):
         refusal("no folder", path, source=path)
 
 

@@ -80,6 +80,7 @@ def test_what_is_said_of_data_goes_with_it(tmp_path, monkeypatch):
     assert preset.override({"data.source": "a/b"}).data.licence == ""
     assert preset.trained_on("a/b").override({"data.licence": "mine"}).data.licence == "mine"
     assert preset.override({"train.steps": 5}).data == preset.data
+    assert preset.trained_on("~nobody-is-called-so/x").data.source == "~nobody-is-called-so/x"
     for nothing in ("", " ", "\udcff"):
         with pytest.raises(UserError, match="--data is empty, or no UTF-8"):
             preset.trained_on(nothing)

@@ -5,20 +5,21 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fromnoise.data.arrow import read_parquet, read_saved
-from fromnoise.data.listing import Configurations, list_files
+from fromnoise.data.listing import list_files
 from fromnoise.data.official import read_cifar, read_idx
-from fromnoise.data.table import SPLITS, Column, File, Splits, Table
-from fromnoise.errors import UserError
+from fromnoise.data.table import SPLITS, Datasets, File, Table, assembled, in_memory
+from fromnoise.errors import UserError, told
 from fromnoise.terminal import warn
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
-METADATA = ("metadata.csv", "metadata.jsonl")
+DATA = {*SUFFIXES, ".parquet"}  # told of where it is not read, even if hidden
+HIDDEN = re.compile(r"(^|/)(\.[^/]|__MACOSX(/|$))")
 PAPERS = re.compile(r"readme.*|licen[cs]e.*|thumbs\.db|desktop\.ini", re.IGNORECASE)  # nobody expects these to be read
 MAY_HOLD = (
     "images (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM), with or without a folder for each class; zips of them; "
@@ -26,7 +27,7 @@ MAY_HOLD = (
 )
 
 
-def read_folder(folder: Path) -> Configurations:
+def read_folder(folder: Path) -> Datasets:
     """The datasets in a folder: one, or several by their names. What is not read is named on stderr.
 
     Raises:
@@ -35,15 +36,14 @@ def read_folder(folder: Path) -> Configurations:
     if saved := read_saved(folder):
         return {"": saved}
     files, again = list_files(folder)
-    visible = [file for file in files if not file.hidden]
+    visible = [file for file in files if not HIDDEN.search(str(file.below))]
     for reader in (read_idx, read_cifar, read_parquet, read_images):
         found, used = reader(visible)
         if found:
             break
-    read = {file.path for file in used}
-    rest = [file.path for file in visible if file.path not in read and not PAPERS.fullmatch(file.name)]
-    rest += [file.path for file in files if file.hidden and file.suffix in {*SUFFIXES, ".parquet"}] + again
-    names = [str(path.relative_to(folder)) for path in rest]
+    expected = {*visible, *(file for file in files if file.below.suffix.lower() in DATA)} - {*used}
+    left = [file.path for file in files if file in expected and not PAPERS.fullmatch(file.below.name)]
+    names = [str(path.relative_to(folder)) for path in left + again]
     if not found:
         raise UserError(f"{folder} holds no image{f', but {names[0]}' if names else ''}: it may hold {MAY_HOLD}")
     if names:
@@ -51,85 +51,73 @@ def read_folder(folder: Path) -> Configurations:
     return found
 
 
-def read_images(files: Sequence[File]) -> tuple[Configurations, list[File]]:
+def read_images(files: Sequence[File]) -> tuple[Datasets, Iterable[File]]:
     """The dataset of image files: a column of images, one of classes where there are, and those of the metadata.
 
     Folders around everything are passed over. Below them ``train``, ``test`` and the like are splits, if no other
     folder is there, or if train has another one beside it; all other folders are classes, by their first level.
     """
-    images = [file for file in files if file.suffix in SUFFIXES]
+    images = [file for file in files if file.below.suffix.lower() in SUFFIXES]
     metadata, used = _read_metadata(files, {file.path for file in images})
-    splits: dict[str, list[tuple[tuple[str, ...], File]]] = {}
-    for split, parts, file in _assigned(images):
-        splits.setdefault(split, []).append((parts, file))
-    everywhere = _shared([parts for rows in splits.values() for parts, _ in rows])
-    classes = sorted({parts[everywhere] for rows in splits.values() for parts, _ in rows if parts[everywhere + 1 :]})
-    numbers = {name: number for number, name in enumerate(classes)}
-    names = tuple(name.encode("utf-8", "surrogateescape").decode(errors="replace") for name in classes)
-    extra = dict.fromkeys(key for row in metadata.values() for key in row)
-    found: Splits = {}
-    for split, rows in splits.items():
-        values: dict[str, list[Any]] = {"image": [file for _, file in rows]}
+    keys = dict.fromkeys(key for row in metadata.values() for key in row)
+    placed = _placed(images)
+    level = len(os.path.commonprefix([folders for _, folders in placed.values()]))
+    named = (
+        {} if "label" in keys else {file: folders[level] for file, (_, folders) in placed.items() if folders[level:]}
+    )
+    classes = {file: os.fsencode(name).decode(errors="replace") for file, name in named.items()}
+
+    def table(files: Sequence[File]) -> Table:
+        values: dict[str, Sequence[Any]] = {"image": files}
         if classes:
-            values["label"] = [numbers[p[everywhere]] if p[everywhere + 1 :] else None for p, _ in rows]
-        values |= {key: [metadata.get(file.path, {}).get(key) for _, file in rows] for key in extra}
-        columns = {key: _column(column) for key, column in values.items()} | {"image": Column("images")}
-        if classes and "label" not in extra:
-            columns["label"] = Column("numbers", names)
-        found[split] = Table(columns, len(rows), values.__getitem__)
-    return {"": found} if found else {}, used + [file for rows in splits.values() for _, file in rows]
+            values["label"] = [classes.get(file) for file in files]
+        values |= {key: _numbers([metadata.get(file.path, {}).get(key) for file in files]) for key in keys}
+        return in_memory(values, tuple(sorted({*classes.values()})))
+
+    return assembled(placed, lambda file: ("", placed[file][0]), table), [*placed, *used]
 
 
-def _shared(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many leading folders all the paths have in common."""
-    return len(os.path.commonprefix([path[:-1] for path in paths])) if paths else 0
-
-
-def _assigned(images: Sequence[File]) -> list[tuple[str, tuple[str, ...], File]]:
-    """The split of each image that has one, with its path below that split's folder."""
-    around = images[0].parts[: _shared([file.parts for file in images])] if images else ()
+def _placed(images: Sequence[File]) -> dict[File, tuple[str, tuple[str, ...]]]:
+    """The split of each image that has one, and the folders of the image below that of the split."""
+    around = os.path.commonprefix([file.below.parent.parts for file in images])
     depth = next((i for i, name in enumerate(around) if name.lower() in SPLITS), len(around))
-    folders = dict.fromkeys(file.parts[depth] for file in images if file.parts[depth + 1 :])
-    splits = {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS}
-    others = [name for name in folders if name not in splits]
+    inside = {file: file.below.parent.parts[depth:] for file in images}
+    tops = dict.fromkeys(folders[0] for folders in inside.values() if folders)
+    splits = {name: SPLITS[name.lower()] for name in tops if name.lower() in SPLITS}
+    others = [name for name in tops if name not in splits]
     if splits and others and not {"train"} < set(splits.values()):
-        place = images[0].path.parents[len(images[0].parts) - 1 - depth]
+        place = images[0].path.parents[len(images[0].below.parent.parts) - depth]
         warn(f"{place}: {', '.join(splits)} is taken for a class, not for a split, as {others[0]} lies beside it")
-        splits, others = {}, []
+        splits = {}
     if not splits:
-        return [("train", file.parts[depth:], file) for file in images]
-    splits |= {name: name for name in others}
-    if "train" not in splits.values():  # beside a folder that is called test
-        return [(splits.get(file.parts[depth], "train"), file.parts[depth + 1 :] or ("",), file) for file in images]
-    return [(splits[f.parts[depth]], f.parts[depth + 1 :], f) for f in images if f.parts[depth + 1 :]]
+        return {file: ("train", folders) for file, folders in inside.items()}
+    loose = {} if "train" in splits.values() else {file: ("train", ()) for file in images if not inside[file]}
+    return loose | {file: (splits.get(f[0], f[0]), f[1:]) for file, f in inside.items() if f}
 
 
 def _read_metadata(files: Sequence[File], images: set[Path]) -> tuple[dict[Path, dict[str, Any]], list[File]]:
     """What the metadata files say of each image that they name."""
     found: dict[Path, dict[str, Any]] = {}
     used = []
-    for file in (file for file in files if file.name.lower() in METADATA):
-        try:
+    for file in files:
+        if file.below.name.lower() not in ("metadata.csv", "metadata.jsonl"):
+            continue
+        with told(f"{file.path} cannot be read"):
             text = file.read().decode("utf-8-sig")
-            lines = filter(str.strip, text.split("\n"))
-            rows = [*csv.DictReader(io.StringIO(text, ""))] if file.suffix == ".csv" else [json.loads(x) for x in lines]
-            named = [(row["file_name"], row) for row in rows if "file_name" in row]
-        except (ValueError, TypeError, csv.Error, RecursionError) as error:
-            raise UserError(f"{file.path} cannot be read: {error}") from None
+            lines = map(json.loads, filter(str.strip, text.split("\n")))
+            rows = csv.DictReader(io.StringIO(text, "")) if file.below.suffix.lower() == ".csv" else lines
+            named = {str(row["file_name"]): row for row in rows if "file_name" in row}
         used += [file] if named else []
-        for name, row in named:
-            path = Path(os.path.normpath(file.path.parent / str(name)))
+        for name, row in named.items():
+            path = Path(os.path.normpath(file.path.parent / name))
             if path not in images:
                 raise UserError(f"{file.path} names {name}, and no such image is there: add it, or remove its row")
             found[path] = {k: v for k, v in row.items() if k not in ("file_name", "image", None) and v != ""}
     return found, used
 
 
-def _column(values: list[Any]) -> Column:
-    """What a column of the metadata holds; whole numbers that are written as text, as in a csv, become numbers."""
+def _numbers(values: list[Any]) -> list[Any]:
+    """The values of a column as whole numbers, if each is the text of one, as in a csv."""
     there = [value for value in values if value is not None]
-    if there and all(isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) for value in there):
-        values[:] = [None if value is None else int(value) for value in values]
-        return Column("numbers")
-    kinds = {type(value) for value in there}
-    return Column("numbers" if kinds == {int} else "text" if kinds and kinds <= {str, bool} else "other")
+    whole = there and all(isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) for value in there)
+    return [value if value is None else int(value) for value in values] if whole else values

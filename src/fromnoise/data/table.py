@@ -1,14 +1,25 @@
 """A dataset as it is stored: columns that are read value by value, so that memory holds only what is kept."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
-SPLITS |= {"evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-SPLITS |= {"dev": "validation"}
+MAX_BYTES = 2**30  # of one encoded image, or of another file that is read whole
+SPLITS = {"train": "train", "training": "train"}
+SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 """the names under which datasets keep their splits, in lower case, and what each is called here"""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file, on disk or in a zip."""
+
+    below: PurePosixPath  # its path below the folder that is read
+    path: Path  # of it, or of its zip, with its name there as if that were a folder
+    read: Callable[[], bytes]  # its content; a `UserError` if it cannot be read
 
 
 @dataclass(frozen=True)
@@ -16,28 +27,7 @@ class Column:
     """What a column holds."""
 
     kind: Literal["images", "numbers", "text", "other"]
-    names: tuple[str, ...] | None = None  # of the classes, where the numbers stand for classes with names
-
-
-@dataclass(frozen=True)
-class File:
-    """One file."""
-
-    parts: tuple[str, ...]  # its folders below the one that is read, and its name
-    path: Path  # of it, or of its zip, with its name there as if that were a folder
-    read: Callable[[], bytes]  # its content; a `UserError` if it cannot be read
-
-    @property
-    def name(self) -> str:
-        return self.parts[-1]
-
-    @property
-    def suffix(self) -> str:
-        return Path(self.name).suffix.lower()
-
-    @property
-    def hidden(self) -> bool:
-        return any(part.startswith(".") or part == "__MACOSX" for part in self.parts)
+    names: tuple[str, ...] = ()  # of the classes, where they are promised; these names are the values then
 
 
 @dataclass(frozen=True)
@@ -53,10 +43,45 @@ class Table:
 
 
 Splits = dict[str, Table]
+Datasets = dict[str, Splits]  # those that a source holds, by name
+
+
+def assembled(
+    files: Iterable[File], place: Callable[[File], tuple[str, str]], table: Callable[[list[File]], Table]
+) -> Datasets:
+    """The datasets of some files: ``place`` tells the dataset and the split of a file, ``table`` reads those of one."""
+    parts: dict[tuple[str, str], list[File]] = {}
+    for file in files:
+        parts.setdefault(place(file), []).append(file)
+    found: Datasets = {}
+    for (dataset, split), of_split in parts.items():
+        found.setdefault(dataset, {})[split] = table(of_split)
+    return found
+
+
+def in_memory(values: dict[str, Any], classes: tuple[str, ...] = ()) -> Table:
+    """A table of images ``image``, perhaps of ``label``, whose classes may have names, and of other columns."""
+    columns: dict[str, Column] = {}
+    for name, column in values.items():
+        kinds = {type(value) for value in column if value is not None}
+        text = kinds and kinds <= {str, bool}
+        columns[name] = Column("numbers" if kinds == {int} else "text" if text else "other")
+    columns |= {"image": Column("images")} | ({"label": Column("text", classes)} if classes else {})
+    return Table(columns, len(values["image"]), lambda name: named(values[name], columns[name]))
+
+
+def named(values: Iterable[Any], column: Column) -> Iterator[Any]:
+    """Values in which the numbers of classes that have names have become these."""
+    return (column.names[value] if value in range(len(column.names)) else value for value in values)
+
+
+def local(source: str) -> Path | None:
+    """What a source names on this machine; none for ``digits``, and for what is not there."""
+    path = Path(os.path.expanduser(source))
+    return path if source not in ("", "digits") and os.path.exists(path) else None
 
 
 def source_name(source: str) -> str:
     """What data is called: its hub id, or the name of its folder, whose content may differ from that of the hub id."""
-    path = Path(source).expanduser()
-    local = source not in ("", "digits") and (path.is_absolute() or path.exists())
-    return path.resolve().name if local else source
+    path = Path(os.path.expanduser(source))
+    return path.resolve().name if path.is_absolute() or local(source) else source

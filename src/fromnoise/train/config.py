@@ -12,7 +12,7 @@ import tomli_w
 from annotated_types import Ge, Lt, MinLen
 
 from fromnoise.configs import Count, Counts, Fraction, Made, Positive, load, read
-from fromnoise.data.table import source_name
+from fromnoise.data.table import local, source_name
 from fromnoise.errors import UserError
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -170,10 +170,9 @@ class TrainingConfig:
         Raises:
             UserError: it has no name that can be written down.
         """
-        path = Path(source).expanduser()
         if not source.strip() or source != source.encode(errors="replace").decode():
             raise UserError("--data is empty, or no UTF-8: give digits, a hub id, or a folder with another name")
-        if source != "digits" and path.exists():
+        if path := local(source):
             source, own = str(path.resolve()), Path(self.data.source).parts
             if path.resolve().parts[-len(own) :] == own:
                 return self

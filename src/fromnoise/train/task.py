@@ -47,7 +47,9 @@ def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Ima
     Raises:
         UserError: they cannot be read, or are not what the config says.
     """
-    train, test = (load_images(source, split, labelled=labelled, **reading(config)) for split in ("train", "test"))
+    names = ("channels", "size", "image_column", "label_column", "configuration", "resize", "background")
+    how = {name: getattr(config, name) for name in names}
+    train, test = (load_images(source, split, labelled=labelled, **how) for split in ("train", "test"))
     if train.labels is not None and train.class_names is not None:
         there = set(train.labels.tolist())
         missing = [name for number, name in enumerate(train.class_names) if number not in there]
@@ -55,12 +57,6 @@ def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Ima
             more = f", and {len(missing) - 1} more classes have none" if missing[1:] else ""
             warn(f"{source}: class {missing[0]} has no image to train on{more}")
     return train, test
-
-
-def reading(config: DataConfig) -> dict[str, Any]:
-    """How `load_images` is to read this data."""
-    names = ("channels", "size", "image_column", "label_column", "configuration", "resize", "background")
-    return {name: getattr(config, name) for name in names}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
