@@ -58,9 +58,7 @@ def decode(
         return cell.reshape(size, size, channels).transpose(2, 0, 1), []
     place = place_of(cell, row)
     with told(f"{place} cannot be read as an image", "replace or remove it"), _opened(cell, place) as stored:
-        if (megapixels := stored.width * stored.height / 2**20) > MAX_MEGAPIXELS:
-            room = f"{megapixels:.0f} megapixels, more than {MAX_MEGAPIXELS}"
-            raise UserError(f"{place} has {room}: make it smaller")
+        check_room(stored, place)
         animated = stored.format != "MPO" and getattr(stored, "is_animated", False)
         if resize == "crop" and stored.size != (size, size):
             stored.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size
@@ -85,6 +83,12 @@ def decode(
     }
     array = np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
     return array, [words for words, so in done.items() if so]
+
+
+def check_room(stored: Image.Image, place: str) -> None:
+    """Refuses with a `UserError` an image that says it has too many pixels, before any of them is decoded."""
+    if (megapixels := stored.width * stored.height / 2**20) > MAX_MEGAPIXELS:
+        raise UserError(f"{place} has {megapixels:.0f} megapixels, more than {MAX_MEGAPIXELS}: make it smaller")
 
 
 def place_of(cell: Any, row: str) -> str:

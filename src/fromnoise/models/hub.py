@@ -46,8 +46,9 @@ def open_model(name: str | Path, revision: str | None = None) -> Model:
     else:
         model = open_directory(directory)
     if name not in shipped and isinstance(model.conditioner, Prompts):
-        licence = _licence(directory / "README.md") or "not named here: it is told where the model is from"
-        warn(f"the licence of {name} is {licence}; no safety checker looks at what is drawn")
+        licence = _licence(directory / "README.md")
+        under = f"is under the licence {licence}" if licence else "names no licence: see where it is from"
+        warn(f"{name} {under}; no safety checker looks at what is drawn")
     return model
 
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fromnoise.data.decoding import FORMATS, MAX_BYTES, MAX_PIXELS, MODES, own_limits
+from fromnoise.data.decoding import FORMATS, MODES, check_room, own_limits
 from fromnoise.data.images import from_pixels
-from fromnoise.diffusion.inpainting import InpaintingDenoiser, binarised, mask_to_latents, start_from
+from fromnoise.data.table import MAX_BYTES
+from fromnoise.diffusion.inpainting import InpaintingDenoiser, binarised, mask_to_latents, put_back, start_from
 from fromnoise.diffusion.parameterization import Denoiser
-from fromnoise.errors import UserError
+from fromnoise.errors import told
 from fromnoise.files import read_bytes
 from fromnoise.models.conditioning import Condition
 from fromnoise.models.space import Space
@@ -69,6 +70,10 @@ class Canvas:
             return x, denoise
         return x, InpaintingDenoiser(denoise, known, self.mask, noise, times[0])
 
+    def end(self, x: Tensor) -> Tensor:
+        """x ``(B, c, h, w)`` with what is known of the picture, even if the last time is not quite clean."""
+        return x if self.mask is None or self.told else put_back(self.known, x, self.mask)
+
 
 def read_edit(request: Request, channels: int, trained: int, multiple: int) -> Edit:
     """Reads a picture and its mask, and brings them to a size that the model can draw; says what it has done.
@@ -103,19 +108,10 @@ def read_edit(request: Request, channels: int, trained: int, multiple: int) -> E
 
 
 def _read(path: Path, flag: str) -> Image.Image:
-    """A picture, upright and opaque."""
-    content = read_bytes(path, MAX_BYTES)
-    try:
-        with own_limits(), Image.open(BytesIO(content), formats=FORMATS) as stored:
-            if stored.width * stored.height > MAX_PIXELS:
-                raise UserError(f"{flag} {path} has more than {MAX_PIXELS >> 20} megapixels: make it smaller")
-            image = ImageOps.exif_transpose(stored)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except UserError:
-        raise
-    except Exception:  # Pillow's decoders raise many kinds
-        kinds = ", ".join(FORMATS)
-        raise UserError(f"{flag} {path} cannot be read as a picture: give one of {kinds}") from None
+    """A picture, upright, over white where it is transparent."""
+    content, place = read_bytes(path, MAX_BYTES), f"{flag} {path}"
+    problem = told(f"{place} cannot be read as a picture", f"give one of {', '.join(FORMATS)}")
+    with problem, own_limits(), Image.open(BytesIO(content), formats=FORMATS) as stored:
+        check_room(stored, place)
+        image = ImageOps.exif_transpose(stored).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -57,6 +57,6 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
         x = final(plan.sampler(ask, x, plan.times, generators, **condition))  # (B, C, H, W)
         if not x.isfinite().all():
             raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")
-        images = to_pixels(model.space.decode(x)).cpu()
+        images = to_pixels(model.space.decode(x if canvas is None else canvas.end(x))).cpu()
         batches.append(images if edit is None else edit.paste(images))
     return torch.cat(batches)
