@@ -120,5 +120,5 @@ def _watch(name: str, transformer: SpatialTransformer, maps: AttentionMaps) -> l
         shares = attention_weights(module, *inputs).mT.unflatten(2, sizes[0])  # (B, M, h, w)
         maps.calls[-1][name] = shares.to("cpu", torch.float16)
 
-    attention = transformer.get_submodule("transformer_blocks.0.attn2")
+    attention = transformer.get_submodule("transformer_blocks.0.attn2")  # there is one block
     return [transformer.register_forward_pre_hook(enter), attention.register_forward_pre_hook(look)]
