@@ -176,6 +176,7 @@ TURBO = {"interpolation_type": "linear", "sample_max_value": 1.0, "timestep_spac
 ZOO = json.loads((resources.files("fromnoise") / "zoo/mnist/scheduler/scheduler_config.json").read_text())
 FILES = {
     "SD 1.x": {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", **STABLE_DIFFUSION},
+    "leading": {"_class_name": "PNDMScheduler", **STABLE_DIFFUSION, "timestep_spacing": "leading"},
     "SD 2.x": {"_class_name": "DDIMScheduler", **STABLE_DIFFUSION, "prediction_type": "v_prediction"},
     "sd-turbo": {"_class_name": "EulerDiscreteScheduler", **STABLE_DIFFUSION, **TURBO, "use_karras_sigmas": False},
     "zoo": ZOO,
