@@ -20,7 +20,7 @@ from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, check_writable
 from fromnoise.parsing import parse
 from fromnoise.sampling.request import Request, unset
-from fromnoise.terminal import explained, outlets, say
+from fromnoise.terminal import explained, is_first_here, outlets, say
 from fromnoise.train.config import (
     DataConfig,
     DiffusionConfig,
@@ -240,10 +240,10 @@ def train(arguments: Sequence[str]) -> None:
 
             run(config, out, data=options.local_data, resume=options.resume)
         except UserError:
-            if signals.is_first_here():
+            if is_first_here():
                 raise
             raise SystemExit(2) from None  # one of several processes has said it
-    if signals.is_first_here():
+    if is_first_here():
         hint = f" (fromnoise sample {out})" if config.task == "denoising" else ""
         print(f"trained {config.name}: {out}{hint}")
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from fromnoise.errors import LONGEST, UserError, harmless, shortened
 
+LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+"""what ``torchrun`` and ``accelerate launch`` tell each process that they start"""
 NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate|cannot allocate|bad_alloc", re.IGNORECASE)
 TOO_LARGE = re.compile(r"overflow|too large", re.IGNORECASE)  # how torch says it of a size
 
@@ -108,5 +110,10 @@ def say(line: str) -> None:
 @cache
 def warn(line: str) -> None:
     """Says something once, and of several processes by the first alone."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_here():
         say(line)
+
+
+def is_first_here() -> bool:
+    """Whether this is the only process, or the first that a launcher has started on this machine."""
+    return not os.environ.keys() >= LAUNCHED or os.environ["LOCAL_RANK"] == "0"
