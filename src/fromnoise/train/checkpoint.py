@@ -43,8 +43,8 @@ def save_checkpoint(folder: Path, state: State, groups: Groups, keep: int) -> Pa
         checksums = {STATE: _write(partial / STATE, json.dumps(dataclasses.asdict(state)).encode())}
         for name, tensors in groups.items():
             contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            path = partial / f"{name}.safetensors"
-            checksums[path.name] = _write(path, safetensors.torch.save(contiguous))
+            file = f"{name}.safetensors"
+            checksums[file] = _write(partial / file, safetensors.torch.save(contiguous))
         _write(partial / CHECKSUMS, json.dumps(checksums).encode())
         if final.is_dir():
             remove_checkpoint(final)
@@ -92,37 +92,11 @@ def load_checkpoint(checkpoint: Path, expected: Groups) -> tuple[Groups, State]:
         path = checkpoint / f"{group}.safetensors"
         largest = HEADER_BYTES + sum(tensor.nbytes for tensor in tensors.values())
         try:
-            groups[group] = safetensors.torch.load(_checked(path, largest, checksums))
+            found = groups[group] = safetensors.torch.load(_checked(path, largest, checksums))
+            _check_tensors(found, tensors)
         except (SafetensorError, ValueError, KeyError, RuntimeError) as problem:
-            raise UserError(f"{path} is damaged: {problem}") from None
-        if wrong := _wrong(groups[group], tensors):
-            raise UserError(f"{path} is damaged or of another network: {wrong}")
+            raise UserError(f"{path} is damaged or of another network: {problem}") from None
     return groups, state
-
-
-def _checked(path: Path, limit: int, checksums: dict[str, Any]) -> bytes:
-    """The content of one of the files, if it has its checksum."""
-    content = read_bytes(path, limit)
-    if _checksum(content) != checksums.get(path.name):
-        raise UserError(f"{path} is damaged: its checksum is another than in {CHECKSUMS}")
-    return content
-
-
-def _wrong(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """What is wrong with the first tensor that is not as expected, if one is."""
-    for name in sorted(found.keys() ^ expected.keys()):
-        return f"{name} is {'missing' if name in expected else 'not known'}"
-    for name, tensor in found.items():
-        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
-            shapes = [f"{t.dtype} {list(t.shape)}".removeprefix("torch.") for t in (tensor, expected[name])]
-            return f"{name} is {shapes[0]}, not {shapes[1]}"
-        if not tensor.isfinite().all():
-            return f"{name} has numbers that are not finite"
-    return ""
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _write(path: Path, content: bytes) -> str:
@@ -131,4 +105,24 @@ def _write(path: Path, content: bytes) -> str:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return _checksum(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _checked(path: Path, limit: int, checksums: dict[str, Any]) -> bytes:
+    """The content of one of the files, if it has its checksum."""
+    content = read_bytes(path, limit)
+    if hashlib.sha256(content).hexdigest() != checksums.get(path.name):
+        raise UserError(f"{path} is damaged: its checksum is another than in {CHECKSUMS}")
+    return content
+
+
+def _check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuses, by a ValueError that names the first, tensors that are not as expected, or not finite."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        raise ValueError(f"{name} is {'missing' if name in expected else 'not known'}")
+    for name, tensor in found.items():
+        there, wanted = (f"{t.dtype} {list(t.shape)}".replace("torch.", "") for t in (tensor, expected[name]))
+        if there != wanted:
+            raise ValueError(f"{name} is {there}, not {wanted}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")

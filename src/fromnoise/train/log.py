@@ -19,7 +19,7 @@ class RunLog:
     """The run's record: one JSON object a line in ``log.jsonl``, and the same for TensorBoard."""
 
     def __init__(self, folder: Path, resumed_step: int):
-        self.path = folder / "log.jsonl"
+        self.folder, self.path = folder, folder / "log.jsonl"
         kept = [json.dumps(line) + "\n" for line in _lines(self.path) if line["step"] <= resumed_step]
         with atomic_write(self.path) as partial:
             partial.write_text("".join(kept))
@@ -29,22 +29,22 @@ class RunLog:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            tagged = (
-                {f"{name}/{i}": entry for i, entry in enumerate(value)} if isinstance(value, list) else {name: value}
-            )
-            for tag, entry in tagged.items():
-                self.tensorboard.add_scalar(tag, entry, step)
+            if isinstance(value, list):
+                for i, entry in enumerate(value):
+                    self.tensorboard.add_scalar(f"{name}/{i}", entry, step)
+            else:
+                self.tensorboard.add_scalar(name, value, step)
 
-    def picture(self, step: int, path: Path, images: Tensor, columns: int) -> None:
-        save_grid(path, images, columns)
+    def preview(self, step: int, images: Tensor, columns: int) -> None:
+        save_grid(self.folder / "previews" / f"step-{step:08d}.png", images, columns)
         pixels = np.asarray(grid(images, columns).convert("RGB"))
         self.tensorboard.add_image("preview", pixels, step, dataformats="HWC")
 
-    @staticmethod
-    def validations(folder: Path) -> list[tuple[int, str]]:
-        """Step and validation loss of each validation in a run's log."""
-        losses = ((line["step"], line.get("validation_loss")) for line in _lines(folder / "log.jsonl"))
-        return [(step, f"{loss:.4f}") for step, loss in losses if isinstance(loss, float)]
+
+def validations(folder: Path) -> list[tuple[int, float]]:
+    """Step and validation loss of each validation in a run's log."""
+    losses = ((line["step"], line.get("validation_loss")) for line in _lines(folder / "log.jsonl"))
+    return [(step, loss) for step, loss in losses if isinstance(loss, float)]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -25,24 +23,10 @@ class Loop:
 
     def __init__(self, trainer: Trainer, seconds: float):
         self.trainer, self.config, self.before = trainer, trainer.config.train, seconds
-        self.start = self.window_start = time.monotonic()
+        self.log = RunLog(trainer.folder, trainer.step) if trainer.accelerator.is_main_process else None
         self.window: list[Step] = []  # the steps since anything was due
-        self.summary: dict[str, float] = {}  # of the window before that
-        log = self.log = RunLog(trainer.folder, trainer.step) if trainer.accelerator.is_main_process else None
-        self.unproven = log is not None  # whether it is not known yet if steps after the newest checkpoint are finite
-
-        def main(action: Callable[[RunLog], object]) -> Callable[[], object]:
-            return (lambda: None) if log is None else partial(action, log)
-
-        config = self.config  # something is due in all processes at once, though the main one alone may do it
-        self.actions: list[tuple[int, Callable[[], object]]] = [
-            (config.log_every, main(self.write_summary)),
-            (config.checkpoint_every, trainer.check_gradients),
-            (config.validate_every, main(self.validate)),
-            (config.preview_every, main(self.preview)),
-            (config.checkpoint_every, main(self.save)),
-        ]
-        total, done = (steps * config.batch_size for steps in (config.steps, trainer.step))
+        self.start = self.window_start = time.monotonic()
+        total, done = (steps * self.config.batch_size for steps in (self.config.steps, trainer.step))
         quiet = self.log is None
         self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, disable=quiet, dynamic_ncols=True)
 
@@ -52,17 +36,26 @@ class Loop:
         Raises:
             UserError: the loss is no longer finite, or a part of the network does not learn.
         """
-        trainer, last = self.trainer, self.config.steps
+        trainer, config = self.trainer, self.config
+        actions = [
+            (config.log_every, self.write_summary),
+            (config.validate_every, self.validate),
+            (config.preview_every, self.preview),
+            (config.checkpoint_every, self.save),
+        ]
         with self.bar:
-            while trainer.step < last:
+            while trainer.step < config.steps:
                 signals.check()
                 self.window.append(trainer.take_step())
-                self.bar.update(self.config.batch_size)
-                due = [action for every, action in self.actions if trainer.step % every == 0 or trainer.step == last]
-                if due:
-                    self.sum_up()
-                    for action in due:
-                        action()
+                self.bar.update(config.batch_size)
+                last = trainer.step == config.steps
+                if due := [action for every, action in actions if trainer.step % every == 0 or last]:
+                    self.sum_up()  # in all processes at once, though the main one alone does what is due
+                    if self.save in due:
+                        trainer.check_gradients()
+                    if self.log is not None:
+                        for action in due:
+                            action(self.log)
                     trainer.accelerator.wait_for_everyone()
                     self.window_start = time.monotonic()
         if self.log is not None:
@@ -80,9 +73,8 @@ class Loop:
         loss = self.trainer.accelerator.reduce(losses.mean(), "mean").item()
         if not math.isfinite(loss + norms.sum().item()):
             raise self.diverged("the loss is")
-        if self.unproven:
+        if self.log is not None:
             mark_proven(self.trainer.folder)
-            self.unproven = False
         self.summary = {
             "loss": loss,
             "gradient_norm": norms.mean().item(),
@@ -101,13 +93,6 @@ class Loop:
         advice = f"give a lower --train.learning-rate than {self.config.learning_rate:g}{fp32}"
         return UserError(f"{what} no longer finite at step {trainer.step}: {advice}")
 
-    def save(self, log: RunLog) -> None:
-        if not self.trainer.is_finite():
-            raise self.diverged("the weights are")
-        log.tensorboard.flush()  # here alone: a signal may have left its queue in a state in which this takes minutes
-        self.trainer.save(self.seconds())
-        self.unproven = True
-
     def write_summary(self, log: RunLog) -> None:
         self.bar.set_postfix(loss=f"{self.summary['loss']:.4f}")
         log.write(self.trainer.step, **self.summary)
@@ -118,10 +103,14 @@ class Loop:
             raise self.diverged("the validation loss is")
         log.write(step, **found)
         expected = self.trainer.config.expect.get(str(step))
-        note = f" (to expect: {expected})" if expected is not None else ""
+        note = "" if expected is None else f" (to expect: {expected})"
         self.bar.write(f"step {step}: validation loss {found['validation_loss']:.4f}{note}", file=sys.stderr)
 
     def preview(self, log: RunLog) -> None:
-        trainer = self.trainer
-        path = trainer.folder / "previews" / f"step-{trainer.step:08d}.png"
-        log.picture(trainer.step, path, *trainer.task.preview(trainer.averaged))
+        log.preview(self.trainer.step, *self.trainer.task.preview(self.trainer.averaged))
+
+    def save(self, log: RunLog) -> None:
+        if not self.trainer.is_finite():
+            raise self.diverged("the weights are")
+        log.tensorboard.flush()  # here alone: a signal may have left its queue in a state in which this takes minutes
+        self.trainer.save(self.seconds())

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
 from fromnoise import __version__
 from fromnoise.configs import Count
@@ -29,7 +28,8 @@ class DataRecord:
     @classmethod
     def of(cls, data: Images) -> "DataRecord":
         """The record of these images."""
-        return cls(len(data), _checksum(data.pixels), _checksum(data.labels), data.class_names)
+        pixels, labels = (0 if v is None else zlib.crc32(v.numpy().tobytes()) for v in (data.pixels, data.labels))
+        return cls(len(data), pixels, labels, data.class_names)
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,12 @@ class Environment:
     @classmethod
     def here(cls, device: torch.device, compiled: bool, processes: int) -> "Environment":
         """That of this process."""
-        cpu = device.type == "cpu"
-        sources = (group_norm.SOURCE, convolution.SOURCE) if cpu else ()
-        return cls(
-            device=device.type,
-            processor=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-            instructions=" ".join(
-                name for name, there in sorted(torch.cpu.get_capabilities().items()) if there is True
-            ),
-            kernels=", ".join(source.stem for source in sources if library(source)) or "none",
-            torch_version=torch.__version__,
-            fromnoise_version=__version__,
-            compiled=compiled,
-            processes=processes,
-            threads=torch.get_num_threads(),
-        )
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        instructions = " ".join(name for name, there in sorted(torch.cpu.get_capabilities().items()) if there is True)
+        sources = (group_norm.SOURCE, convolution.SOURCE) if device.type == "cpu" else ()
+        kernels = ", ".join(source.stem for source in sources if library(source)) or "none"
+        versions = (torch.__version__, __version__)
+        return cls(device.type, name, instructions, kernels, *versions, compiled, processes, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -81,15 +72,11 @@ class State:
     """what was changed on the way"""
 
 
-def differences(before: Any, after: Any) -> list[str]:
-    """Where two records differ, in words."""
-    pairs = ((name.replace("_", " "), str(value), str(getattr(after, name))) for name, value in vars(before).items())
-    return [
-        f"{name} {old} then, {new} now" if len(old + new) < 100 else f"other {name}"
-        for name, old, new in pairs
-        if old != new
-    ]
-
-
-def _checksum(values: Tensor | None) -> int:
-    return 0 if values is None else zlib.crc32(values.numpy().tobytes())
+def differences(before: Any, after: Any) -> str:
+    """Where two records differ, in words; nothing where they do not."""
+    told = []
+    for name, old in vars(before).items():
+        if old != (new := getattr(after, name)):
+            words = name.replace("_", " ")
+            told.append(f"{words} {old} then, {new} now" if len(f"{old}{new}") < 100 else f"other {words}")
+    return ", ".join(told)

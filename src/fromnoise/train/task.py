@@ -19,7 +19,6 @@ class Task(Protocol[Network]):
 
     network: Network  # what is trained, on the CPU until the trainer moves it
     images: Images  # what is trained on, by whose checksums a run recognises its data
-    data: Tensor  # their pixels, (N, ...), of which the trainer counts the rows
     objective: str  # what the loss is, in the words of the model card
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:

@@ -44,8 +44,7 @@ class Trainer:
         data_folder: where a local copy of the data lies; none: ``config.data.source``.
 
     Attributes:
-        dtype: the precision of the run, ``fp32`` or ``bf16``: what ``train.dtype = "auto"`` comes down to here, for
-            ``dtype_reason``.
+        dtype: the precision of the run, ``fp32`` or ``bf16``: what ``train.dtype = "auto"`` comes down to here.
         recorded: the preset with that precision written down.
         history: what was changed on the way, in words.
         network, averaged: as it is, and averaged over the steps; their weights are float32.
@@ -66,7 +65,7 @@ class Trainer:
         torch.manual_seed(loop.seed)
         with self.accelerator.main_process_first():
             self.task = TASKS[config.task](config, data_folder or config.data.source)
-        self.dtype, self.dtype_reason = self._decide_dtype()
+        self.dtype = self._decide_dtype()
         self.recorded = config.override({"train.dtype": self.dtype})
         self.compile = self._decide_compile()
         with self.accelerator.main_process_first():  # which builds the kernels
@@ -76,9 +75,7 @@ class Trainer:
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
         self.ema = EMA(self.state.values(), loop.ema_decay)
-        averaged = self.averaged.state_dict(keep_vars=True)
-        for name, shadow in zip(self.state, self.ema.shadow, strict=True):
-            averaged[name].data = shadow
+        self.ema.shadow = [self.averaged.state_dict()[name] for name in self.state]
         self.optimizer = Optimizer(network, loop, DTYPES[self.dtype])
         if self.compile:
             network.compile()
@@ -87,12 +84,14 @@ class Trainer:
         self.step = 0
         self.history: tuple[str, ...] = ()
 
-    def _decide_dtype(self) -> tuple[str, str]:
-        """The precision and, where it was not asked for, the reason: the main process's, for all of them."""
+    def _decide_dtype(self) -> str:
+        """The precision that is asked for, or the one that the main process finds to be faster."""
         if self.config.train.dtype != "auto":
-            return self.config.train.dtype, ""
-        decided = [training_dtype(self.device) if self.accelerator.is_main_process else ("", "")]
-        return broadcast_object_list(decided)[0]
+            return self.config.train.dtype
+        found = [training_dtype(self.device) if self.accelerator.is_main_process else ("", "")]
+        dtype, reason = broadcast_object_list(found)[0]
+        self.accelerator.print(f"training in {dtype}: {reason}")
+        return dtype
 
     def _decide_compile(self) -> bool:
         loop = self.config.train
@@ -112,7 +111,7 @@ class Trainer:
     def take_step(self) -> Step:
         """One optimiser step on the next batch."""
         loop = self.config.train
-        indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.task.data))
+        indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.task.images))
         batch = self.task.batch(indices, loop.seed, self.step)
         shares, mine = self.accelerator.num_processes, self.accelerator.process_index
         batch = on_device({name: values.chunk(shares)[mine] for name, values in batch.items()}, self.device)
@@ -157,8 +156,8 @@ class Trainer:
 
     def save(self, seconds: float) -> Path:
         """Writes a checkpoint of this moment; ``seconds`` were spent until now."""
-        records = (self.recorded, self.data_record, self.environment, self.history)
-        state = State(self.step, seconds, self.ema.updates, *records)
+        record = (self.recorded, self.data_record, self.environment, self.history)
+        state = State(self.step, seconds, self.ema.updates, *record)
         return save_checkpoint(self.folder, state, self.groups(), self.config.train.keep_checkpoints)
 
     @torch.no_grad()
@@ -171,9 +170,7 @@ class Trainer:
         live = self.groups()
         groups, state = load_checkpoint(checkpoint, live)
         if found := differences(state.data, self.data_record):
-            raise UserError(
-                f"{checkpoint} was trained on other data ({', '.join(found)}): give the same, or --out anew"
-            )
+            raise UserError(f"{checkpoint} was trained on other data ({found}): give the same, or --out anew")
         refuse_other_run(str(checkpoint), state.config, self.recorded)
         for name, tensors in groups.items():
             for key, tensor in tensors.items():
