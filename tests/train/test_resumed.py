@@ -156,11 +156,14 @@ def test_more_steps_go_on(finished, tmp_path, resume):
     ("change", "told"),
     [
         (
-            lambda patch: patch.setattr("fromnoise.train.record.library", lambda source: not library(source)),
+            lambda patch: patch.setattr("fromnoise.train.checkpoint.library", lambda source: not library(source)),
             "kernels .*",
         ),
         (lambda patch: patch.setattr(torch, "__version__", "9.9"), "torch version .* then, 9.9 now"),
-        (lambda patch: patch.setattr("fromnoise.train.record.processor", lambda: "x86"), "processor .* then, x86 now"),
+        (
+            lambda patch: patch.setattr("fromnoise.train.checkpoint.processor", lambda: "x86"),
+            "processor .* then, x86 now",
+        ),
     ],
     ids=["kernels", "torch", "processor"],
 )

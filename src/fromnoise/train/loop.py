@@ -1,17 +1,53 @@
-"""The steps of a run, and what is due when."""
+"""The steps of a run, what is due when, and the log of it."""
 
+import json
 import math
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from fromnoise import signals
 from fromnoise.errors import UserError
+from fromnoise.files import atomic_write, read_bytes
+from fromnoise.pictures import grid, save_grid
 from fromnoise.train.checkpoint import discard_unproven, mark_proven
-from fromnoise.train.log import RunLog
 from fromnoise.train.trainer import Step, Trainer
+
+MAX_LOG_BYTES = 2**32
+
+
+class RunLog:
+    """The run's record: one JSON object a line in ``log.jsonl``, and the same for TensorBoard."""
+
+    def __init__(self, folder: Path, resumed_step: int):
+        self.folder, self.path = folder, folder / "log.jsonl"
+        kept = [json.dumps(line) + "\n" for line in _lines(self.path) if line["step"] <= resumed_step]
+        with atomic_write(self.path) as partial:
+            partial.write_text("".join(kept))
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+    def write(self, step: int, **values: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, list):
+                for i, entry in enumerate(value):
+                    self.tensorboard.add_scalar(f"{name}/{i}", entry, step)
+            else:
+                self.tensorboard.add_scalar(name, value, step)
+
+    def preview(self, step: int, images: Tensor, columns: int) -> None:
+        save_grid(self.folder / "previews" / f"step-{step:08d}.png", images, columns)
+        pixels = np.asarray(grid(images, columns).convert("RGB"))
+        self.tensorboard.add_image("preview", pixels, step, dataformats="HWC")
 
 
 class Loop:
@@ -31,11 +67,7 @@ class Loop:
         self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, disable=quiet, dynamic_ncols=True)
 
     def run(self) -> float:
-        """Takes the steps; returns the seconds that all steps took, those before a resumption included.
-
-        Raises:
-            UserError: the loss is no longer finite, or a part of the network does not learn.
-        """
+        """Takes the steps; the seconds that all took. A UserError tells of a loss that diverges or weights that stay."""
         trainer, config = self.trainer, self.config
         actions = [
             (config.log_every, self.write_summary),
@@ -114,3 +146,18 @@ class Loop:
             raise self.diverged("the weights are")
         log.tensorboard.flush()  # here alone: a signal may have left its queue in a state in which this takes minutes
         self.trainer.save(self.seconds())
+
+
+def validations(folder: Path) -> list[tuple[int, float]]:
+    """Step and validation loss of each validation in a run's log."""
+    losses = ((line["step"], line.get("validation_loss")) for line in _lines(folder / "log.jsonl"))
+    return [(step, loss) for step, loss in losses if isinstance(loss, float)]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log that can be read; others were being written when a process or the machine went down."""
+    found = []
+    for line in read_bytes(path, MAX_LOG_BYTES).decode(errors="replace").split("\n")[:-1] if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and type(line.get("step")) is int]

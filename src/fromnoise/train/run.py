@@ -14,12 +14,11 @@ from fromnoise.devices import DTYPES
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, remove_partial
 from fromnoise.pictures import save_grid
+from fromnoise.train.checkpoint import State, differences
 from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, preset_names, refuse_other_run
 from fromnoise.train.folder import PRESET, check_folder, how_to_go_on, list_checkpoints, locked
-from fromnoise.train.log import validations
-from fromnoise.train.loop import Loop
+from fromnoise.train.loop import Loop, validations
 from fromnoise.train.optimizer import learning_rate_at
-from fromnoise.train.record import State, differences
 from fromnoise.train.trainer import Trainer
 
 
@@ -149,7 +148,7 @@ def _model_card(trainer: Trainer, facts: dict[str, str], seconds: float) -> str:
 ![samples](samples.png)
 
 - parameters: {parameters / 1e6:.2f} million
-- data: {source_name(data.source)}, {len(trainer.task.images)} images of {data.size}x{data.size}{lines}
+- data: {source_name(data.source)}, {len(trainer.task.data)} images of {data.size}x{data.size}{lines}
 - licence of the data: {data.licence or "not stated"}
 - trained by: `{command(config)}`
 - trained on: {images} images in {seconds / 60:.0f} minutes ({speed}; {where}{", compiled" if trainer.compile else ""})

@@ -19,6 +19,7 @@ class Task(Protocol[Network]):
 
     network: Network  # what is trained, on the CPU until the trainer moves it
     images: Images  # what is trained on, by whose checksums a run recognises its data
+    data: Tensor  # their pixels, (N, ...), of which the trainer counts the rows
     objective: str  # what the loss is, in the words of the model card
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
@@ -46,20 +47,15 @@ def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Ima
     Raises:
         UserError: they cannot be read, or are not what the config says.
     """
-    train, test = (load_images(source, split, labelled=labelled, **reading(config)) for split in ("train", "test"))
+    names = ("channels", "size", "image_column", "label_column", "configuration", "resize", "background")
+    reading = {name: getattr(config, name) for name in names}
+    train, test = (load_images(source, split, labelled=labelled, **reading) for split in ("train", "test"))
     if train.labels is not None and train.class_names is not None:
         there = set(train.labels.tolist())
-        missing = [name for number, name in enumerate(train.class_names) if number not in there]
-        if missing:
+        if missing := [name for number, name in enumerate(train.class_names) if number not in there]:
             more = f", and {len(missing) - 1} more classes have none" if missing[1:] else ""
             warn(f"{source}: class {missing[0]} has no image to train on{more}")
     return train, test
-
-
-def reading(config: DataConfig) -> dict[str, Any]:
-    """How `load_images` is to read this data."""
-    names = ("channels", "size", "image_column", "label_column", "configuration", "resize", "background")
-    return {name: getattr(config, name) for name in names}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

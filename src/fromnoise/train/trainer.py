@@ -12,14 +12,21 @@ from torch import Tensor, nn
 
 from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
 from fromnoise.errors import UserError
-from fromnoise.train.checkpoint import Groups, load_checkpoint, save_checkpoint
+from fromnoise.train.checkpoint import (
+    DataRecord,
+    Environment,
+    Groups,
+    State,
+    differences,
+    load_checkpoint,
+    save_checkpoint,
+)
 from fromnoise.train.config import LOOKED_AT, TrainingConfig, changes, refuse_other_run
 from fromnoise.train.ema import EMA
 from fromnoise.train.memory import keep_freed_memory
 from fromnoise.train.optimizer import Optimizer, learning_rate_at
 from fromnoise.train.processes import make_accelerator
 from fromnoise.train.randomness import batch_indices
-from fromnoise.train.record import DataRecord, Environment, State, differences
 from fromnoise.train.task import on_device
 from fromnoise.train.tasks import TASKS
 
@@ -97,12 +104,12 @@ class Trainer:
         loop = self.config.train
         worth_it = loop.steps * loop.batch_size >= COMPILE_FROM_IMAGES and self.device.type != "mps"
         wanted = loop.compile == "yes" or (loop.compile == "auto" and worth_it)
-        if wanted and not compiler_works(self.device):
-            if loop.compile == "yes":
-                raise UserError("torch.compile finds no working C++ compiler: install one, or use --train.compile no")
-            self.accelerator.print("no working C++ compiler: training without torch.compile, which is slower")
-            return False
-        return wanted
+        if not wanted or compiler_works(self.device):
+            return wanted
+        if loop.compile == "yes":
+            raise UserError("torch.compile finds no working C++ compiler: install one, or use --train.compile no")
+        self.accelerator.print("no working C++ compiler: training without torch.compile, which is slower")
+        return False
 
     def precision(self) -> AbstractContextManager[Any]:
         """In which the network computes: bf16 autocast, its weights staying float32, or nothing of the kind."""
@@ -111,7 +118,7 @@ class Trainer:
     def take_step(self) -> Step:
         """One optimiser step on the next batch."""
         loop = self.config.train
-        indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.task.images))
+        indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.task.data))
         batch = self.task.batch(indices, loop.seed, self.step)
         shares, mine = self.accelerator.num_processes, self.accelerator.process_index
         batch = on_device({name: values.chunk(shares)[mine] for name, values in batch.items()}, self.device)
@@ -133,17 +140,11 @@ class Trainer:
             return self.task.validate(self.averaged)
 
     def check_gradients(self) -> None:
-        """Refuses to go on when some weights have had no gradient at all, which a compiler's mistake can bring about.
-
-        Raises:
-            UserError: their number and the first of them.
-        """
-        names = self.optimizer.never_had_gradient() if self.step >= STEPS_TO_FIRST_GRADIENTS else []
-        if names:
+        """Refuses, by a UserError, to go on when some weights have had no gradient, as by a compiler's mistake."""
+        if self.step >= STEPS_TO_FIRST_GRADIENTS and (names := self.optimizer.never_had_gradient()):
             hint = "try --train.compile no" if self.compile else "is there a part that the output does not depend on?"
-            raise UserError(
-                f"{len(names)} weights never had a gradient in {self.step} steps, such as {names[0]}: {hint}"
-            )
+            told = f"{len(names)} weights never had a gradient in {self.step} steps, such as {names[0]}"
+            raise UserError(f"{told}: {hint}")
 
     def groups(self) -> Groups:
         """All tensors that a step changes, by the files of a checkpoint."""

@@ -36,7 +36,7 @@ class ClassifierTask:
             raise UserError(f"the classifier reads grey digits, 0 to 9, and {source} holds others: give other data")
         self.images, self.held_out = (images.with_classes("0123456789") for images in splits)
         assert self.held_out.labels is not None
-        self.digits = self.held_out.labels
+        self.data, self.digits = self.images.pixels, self.held_out.labels
         self.network = Classifier()
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
