@@ -65,22 +65,23 @@ def listening(monkeypatch):
 
 @pytest.mark.parametrize(("name", "status"), STATUS.items(), ids=STATUS)
 def test_stopped_at_work(listening, monkeypatch, capfd, name, status):
-    """A second signal does not disturb the clean-up, and none afterwards does."""
+    """It says how to go on. A second signal does not disturb the clean-up, and none afterwards does."""
     cleaned = []
 
     def work(arguments):
-        try:
-            os.kill(os.getpid(), getattr(signal, name))
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
-            cleaned.append(True)
+        with signals.advising(lambda: "go on so"):
+            try:
+                os.kill(os.getpid(), getattr(signal, name))
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                cleaned.append(True)
 
     monkeypatch.setitem(cli.COMMANDS, "models", work)
     monkeypatch.setattr(sys, "argv", ["fromnoise", "models"])
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == status
-    assert capfd.readouterr() == ("", f"fromnoise: {'interrupted' if name == 'SIGINT' else 'stopped'}\n")
+    assert capfd.readouterr() == ("", f"fromnoise: {'interrupted' if name == 'SIGINT' else 'stopped'}; go on so\n")
     assert cleaned
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -67,7 +67,7 @@ class Loop:
         self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, disable=quiet, dynamic_ncols=True)
 
     def run(self) -> float:
-        """Takes the steps; the seconds that all took. A UserError tells of a loss that diverges or weights that stay."""
+        """Takes the steps; the seconds that all took. A loss that diverges is a UserError, as are weights that stay."""
         trainer, config = self.trainer, self.config
         actions = [
             (config.log_every, self.write_summary),
