@@ -65,36 +65,38 @@ def listening(monkeypatch):
 
 @pytest.mark.parametrize(("name", "status"), STATUS.items(), ids=STATUS)
 def test_stopped_at_work(listening, monkeypatch, capfd, name, status):
-    """A second signal does not disturb the clean-up, and none afterwards does."""
+    """It says how to go on. A second signal does not disturb the clean-up, and none afterwards does."""
     cleaned = []
 
     def work(arguments):
-        try:
-            os.kill(os.getpid(), getattr(signal, name))
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
-            cleaned.append(True)
+        with signals.advising(lambda: "go on so"):
+            try:
+                os.kill(os.getpid(), getattr(signal, name))
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                cleaned.append(True)
 
     monkeypatch.setitem(cli.COMMANDS, "models", work)
     monkeypatch.setattr(sys, "argv", ["fromnoise", "models"])
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == status
-    assert capfd.readouterr() == ("", f"fromnoise: {'interrupted' if name == 'SIGINT' else 'stopped'}\n")
+    assert capfd.readouterr() == ("", f"fromnoise: {'interrupted' if name == 'SIGINT' else 'stopped'}; go on so\n")
     assert cleaned
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_signal_that_was_lost_is_found(listening):
-    signals.listen()
-    with contextlib.suppress(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(signals.Stopped):
+    def work():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
         signals.check()
+
+    with pytest.raises(SystemExit, match="143"):
+        signals.stoppable(work)
 
 
 def test_what_is_ignored_stays_ignored(listening):
     """As nohup has it."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals.listen()
-    os.kill(os.getpid(), signal.SIGHUP)
+    assert signals.stoppable(lambda: os.kill(os.getpid(), signal.SIGHUP) or 7) == 7

@@ -7,16 +7,13 @@ from fromnoise import signals
 
 def main() -> int:
     """Runs the command line; returns the exit status."""
-    signals.listen()
-    try:
-        from fromnoise.cli import main as run  # only now, so that it can be stopped while it is imported
 
-        status = run()
-    except KeyboardInterrupt as stop:
-        status = signals.farewell(stop)
-    finally:
-        signals.ignore()
-    return signals.end(status)
+    def command() -> int:
+        from fromnoise.cli import main  # only now, so that it can be stopped while it is imported
+
+        return main()
+
+    return signals.stoppable(command)
 
 
 if __name__ == "__main__":

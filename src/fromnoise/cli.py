@@ -21,7 +21,7 @@ from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, check_writable
 from fromnoise.parsing import parse
 from fromnoise.sampling.request import Request, unset
-from fromnoise.terminal import explained, outlets, say
+from fromnoise.terminal import explained, is_first_here, outlets, say
 from fromnoise.train.config import (
     DataConfig,
     DiffusionConfig,
@@ -254,7 +254,7 @@ def train(arguments: Sequence[str]) -> None:
         from fromnoise.train.run import train as run
 
         run(config, out, data=options.local_data, resume=options.resume)
-    if signals.is_first_here():
+    if is_first_here():
         hint = f" (fromnoise sample {out})" if config.task == "denoising" else ""
         print(f"trained {config.name}: {out}{hint}")
 
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             if (line := explained(error)) is None:
                 raise
-            if signals.is_first_here() or not isinstance(error, UserError):  # of several processes one says it
+            if is_first_here() or not isinstance(error, UserError):  # of several processes one says it
                 say(line)
             return 2
         output.flush()

@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 from fromnoise.errors import LONGEST, UserError, harmless, shortened
-from fromnoise.signals import is_first_here
 
+LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+"""what ``torchrun`` and ``accelerate launch`` tell each process that they start"""
 NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate|cannot allocate|bad_alloc", re.IGNORECASE)
 TOO_LARGE = re.compile(r"overflow|too large", re.IGNORECASE)  # how torch says it of a size
 
@@ -102,3 +103,8 @@ def warn(line: str) -> None:
     """Says something once, and of several processes by the first alone."""
     if is_first_here():
         say(line)
+
+
+def is_first_here() -> bool:
+    """Whether this is the only process, or the first that a launcher has started on this machine."""
+    return not os.environ.keys() >= LAUNCHED or os.environ["LOCAL_RANK"] == "0"

@@ -13,10 +13,17 @@ import torch
 from runs import checkpoint_steps
 
 from fromnoise.errors import UserError
-from fromnoise.train.checkpoint import discard_unproven, load_checkpoint, mark_proven, save_checkpoint
+from fromnoise.train.checkpoint import (
+    DataRecord,
+    Environment,
+    State,
+    discard_unproven,
+    load_checkpoint,
+    mark_proven,
+    save_checkpoint,
+)
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.folder import list_checkpoints, remove_checkpoint
-from fromnoise.train.record import DataRecord, Environment, State
 
 GROUPS = {"weights": {"a": torch.arange(3.0), "count": torch.tensor(7)}, "ema": {"a": torch.ones(2, 2)}}
 STATE = State(

@@ -10,8 +10,9 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from runs import TINY, final_state
 
+from fromnoise.terminal import LAUNCHED
 from fromnoise.train.config import load_config
-from fromnoise.train.processes import LAUNCHED, make_accelerator
+from fromnoise.train.processes import make_accelerator
 from fromnoise.train.run import train
 
 TWO = {

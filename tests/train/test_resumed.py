@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runs import BRIEFLY as CONFIG
 from runs import assert_same_run, checkpoint_steps, final_state
 from test_checkpoint import flip, forge
 
+from fromnoise import signals
 from fromnoise.errors import UserError
 from fromnoise.nn.fast.kernels import library
 from fromnoise.train import task as tasks
@@ -19,6 +21,7 @@ from fromnoise.train.config import load_config
 from fromnoise.train.folder import list_checkpoints, locked
 from fromnoise.train.run import train
 from fromnoise.train.tasks.denoising import DenoisingTask
+from fromnoise.train.trainer import Trainer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -156,11 +159,14 @@ def test_more_steps_go_on(finished, tmp_path, resume):
     ("change", "told"),
     [
         (
-            lambda patch: patch.setattr("fromnoise.train.record.library", lambda source: not library(source)),
+            lambda patch: patch.setattr("fromnoise.train.checkpoint.library", lambda source: not library(source)),
             "kernels .*",
         ),
         (lambda patch: patch.setattr(torch, "__version__", "9.9"), "torch version .* then, 9.9 now"),
-        (lambda patch: patch.setattr("fromnoise.train.record.processor", lambda: "x86"), "processor .* then, x86 now"),
+        (
+            lambda patch: patch.setattr("fromnoise.train.checkpoint.processor", lambda: "x86"),
+            "processor .* then, x86 now",
+        ),
     ],
     ids=["kernels", "torch", "processor"],
 )
@@ -209,6 +215,18 @@ def test_divergence_leaves_the_last_checkpoint_that_led_to_another(stopped, resu
     monkeypatch.setattr(DenoisingTask, "batch", healthy)
     resume(stopped, learning_rate=1e-4)
     assert checkpoint_steps(stopped)[-1] == 4
+
+
+def test_weights_that_do_not_learn_stop_the_run_at_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "check_gradients", lambda self: (_ for _ in ()).throw(UserError("no gradient")))
+    with pytest.raises(UserError, match="^no gradient; there is no checkpoint yet: the same command with --resume"):
+        train(CONFIG, tmp_path / "run")
+
+
+def test_a_signal_that_was_lost_stops_the_run_before_the_next_step(stopped, monkeypatch):
+    monkeypatch.setattr(signals, "_last", [signal.SIGTERM, 0])
+    with pytest.raises(KeyboardInterrupt, match="the last good checkpoint is .*step-00000003: the same"):
+        train(CONFIG, stopped, resume=True)
 
 
 def test_a_garbled_line_of_the_log_is_dropped(stopped, finished, resume):

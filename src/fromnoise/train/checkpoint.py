@@ -4,29 +4,103 @@ A checkpoint is a folder ``step-00001000`` of safetensors and JSON, with a check
 another name, flushed to the disk and renamed, so that a folder of this name is always complete.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
+import zlib
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
+import torch
+from annotated_types import Ge, Le
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fromnoise.configs import MAX_BYTES, load, parse, read
+from fromnoise import __version__
+from fromnoise.configs import MAX_BYTES, Count, load, parse, read
+from fromnoise.data.images import Images
+from fromnoise.devices import processor
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, read_bytes
+from fromnoise.nn.fast import convolution, group_norm
+from fromnoise.nn.fast.kernels import library
+from fromnoise.train.config import TrainingConfig
 from fromnoise.train.folder import CHECKPOINTS, PROVEN, list_checkpoints, remove_checkpoint, step_of
-from fromnoise.train.record import State
 
 Groups = dict[str, dict[str, Tensor]]
 """tensors by name, in groups (weights, averages, optimiser) of which each is one file"""
 
 STATE, CHECKSUMS = "state.json", "checksums.json"
 HEADER_BYTES = 2**24  # what a safetensors file may have beside the numbers
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What was trained on, by checksums: a run goes on with the same."""
+
+    images: int
+    pixels: int
+    labels: int
+    class_names: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, data: Images) -> "DataRecord":
+        """The record of these images."""
+        pixels, labels = (0 if v is None else zlib.crc32(v.numpy().tobytes()) for v in (data.pixels, data.labels))
+        return cls(len(data), pixels, labels, data.class_names)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What rounds: where it is another, a run goes on, and its bits may differ."""
+
+    device: str
+    processor: str
+    instructions: str
+    kernels: str
+    torch_version: str
+    fromnoise_version: str
+    compiled: bool
+    processes: int
+    threads: Annotated[int, Ge(1), Le(4096)]
+
+    @classmethod
+    def here(cls, device: torch.device, compiled: bool, processes: int) -> "Environment":
+        """That of this process."""
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        instructions = " ".join(name for name, there in sorted(torch.cpu.get_capabilities().items()) if there is True)
+        sources = (group_norm.SOURCE, convolution.SOURCE) if device.type == "cpu" else ()
+        kernels = ", ".join(source.stem for source in sources if library(source)) or "none"
+        versions = (torch.__version__, __version__)
+        return cls(device.type, name, instructions, kernels, *versions, compiled, processes, torch.get_num_threads())
+
+
+@dataclass(frozen=True)
+class State:
+    """A checkpoint's ``state.json``."""
+
+    step: Count
+    seconds: Annotated[float, Ge(0)]
+    """spent on all steps"""
+    ema_updates: Annotated[int, Ge(0)]
+    config: TrainingConfig
+    data: DataRecord
+    environment: Environment
+    history: tuple[str, ...] = ()
+    """what was changed on the way"""
+
+
+def differences(before: Any, after: Any) -> str:
+    """Where two records differ, in words; nothing where they do not."""
+    told = []
+    for name, old in vars(before).items():
+        if old != (new := getattr(after, name)):
+            words = name.replace("_", " ")
+            told.append(f"{words} {old} then, {new} now" if len(f"{old}{new}") < 100 else f"other {words}")
+    return ", ".join(told)
 
 
 def save_checkpoint(folder: Path, state: State, groups: Groups, keep: int) -> Path:
@@ -40,11 +114,11 @@ def save_checkpoint(folder: Path, state: State, groups: Groups, keep: int) -> Pa
     final = folder / CHECKPOINTS / f"step-{state.step:08d}"
     with atomic_write(final) as partial:
         partial.mkdir()
-        checksums = {STATE: _write(partial / STATE, json.dumps(dataclasses.asdict(state)).encode())}
+        checksums = {STATE: _write(partial / STATE, json.dumps(asdict(state)).encode())}
         for name, tensors in groups.items():
             contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            path = partial / f"{name}.safetensors"
-            checksums[path.name] = _write(path, safetensors.torch.save(contiguous))
+            file = f"{name}.safetensors"
+            checksums[file] = _write(partial / file, safetensors.torch.save(contiguous))
         _write(partial / CHECKSUMS, json.dumps(checksums).encode())
         if final.is_dir():
             remove_checkpoint(final)
@@ -92,37 +166,11 @@ def load_checkpoint(checkpoint: Path, expected: Groups) -> tuple[Groups, State]:
         path = checkpoint / f"{group}.safetensors"
         largest = HEADER_BYTES + sum(tensor.nbytes for tensor in tensors.values())
         try:
-            groups[group] = safetensors.torch.load(_checked(path, largest, checksums))
+            found = groups[group] = safetensors.torch.load(_checked(path, largest, checksums))
+            _check_tensors(found, tensors)
         except (SafetensorError, ValueError, KeyError, RuntimeError) as problem:
-            raise UserError(f"{path} is damaged: {problem}") from None
-        if wrong := _wrong(groups[group], tensors):
-            raise UserError(f"{path} is damaged or of another network: {wrong}")
+            raise UserError(f"{path} is damaged or of another network: {problem}") from None
     return groups, state
-
-
-def _checked(path: Path, limit: int, checksums: dict[str, Any]) -> bytes:
-    """The content of one of the files, if it has its checksum."""
-    content = read_bytes(path, limit)
-    if _checksum(content) != checksums.get(path.name):
-        raise UserError(f"{path} is damaged: its checksum is another than in {CHECKSUMS}")
-    return content
-
-
-def _wrong(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """What is wrong with the first tensor that is not as expected, if one is."""
-    for name in sorted(found.keys() ^ expected.keys()):
-        return f"{name} is {'missing' if name in expected else 'not known'}"
-    for name, tensor in found.items():
-        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
-            shapes = [f"{t.dtype} {list(t.shape)}".removeprefix("torch.") for t in (tensor, expected[name])]
-            return f"{name} is {shapes[0]}, not {shapes[1]}"
-        if not tensor.isfinite().all():
-            return f"{name} has numbers that are not finite"
-    return ""
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _write(path: Path, content: bytes) -> str:
@@ -131,4 +179,24 @@ def _write(path: Path, content: bytes) -> str:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return _checksum(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _checked(path: Path, limit: int, checksums: dict[str, Any]) -> bytes:
+    """The content of one of the files, if it has its checksum."""
+    content = read_bytes(path, limit)
+    if hashlib.sha256(content).hexdigest() != checksums.get(path.name):
+        raise UserError(f"{path} is damaged: its checksum is another than in {CHECKSUMS}")
+    return content
+
+
+def _check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuses, by a ValueError that names the first, tensors that are not as expected, or not finite."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        raise ValueError(f"{name} is {'missing' if name in expected else 'not known'}")
+    for name, tensor in found.items():
+        there, wanted = (f"{t.dtype} {list(t.shape)}".replace("torch.", "") for t in (tensor, expected[name]))
+        if there != wanted:
+            raise ValueError(f"{name} is {there}, not {wanted}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")

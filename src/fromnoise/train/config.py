@@ -16,9 +16,6 @@ from fromnoise.data.table import local, source_name
 from fromnoise.errors import UserError
 
 PRESETS = Path(__file__).parents[1] / "presets"
-SECTIONS = {"denoising": ("data", "network", "diffusion", "train"), "classifier": ("data", "train")}
-"""the tables of a preset that each task reads"""
-
 LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "checkpoint")} | {
     "train.keep_checkpoints"
 }
@@ -134,6 +131,11 @@ class LoopConfig:
     """how many of the newest are kept; never less than two, since only later steps show that one is good"""
 
 
+TABLES = {"data": DataConfig, "network": NetworkConfig, "diffusion": DiffusionConfig, "train": LoopConfig}
+READ_BY = {"denoising": {*TABLES}, "classifier": {"data", "train"}}
+"""the tables of a preset that each task reads"""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """A preset: everything that decides what a training run produces."""
@@ -179,14 +181,10 @@ class TrainingConfig:
         return self.override({"data.source": source})
 
     def validate(self) -> None:
-        """Refuses what no file could say, such as a limit that the command line has overstepped.
-
-        Raises:
-            UserError: names the key.
-        """
+        """Refuses, by a UserError that names the key, what no file could say: the command line may overstep a limit."""
         read(TrainingConfig, dataclasses.asdict(self), self.name)
-        for section in ("data", "network", "diffusion", "train"):
-            if section not in SECTIONS[self.task] and getattr(self, section) != getattr(TrainingConfig(), section):
+        for section in sorted(TABLES.keys() - READ_BY[self.task]):
+            if getattr(self, section) != TABLES[section]():
                 raise UserError(f"a {self.task} has no settings [{section}]: leave them out")
 
 
@@ -201,48 +199,44 @@ def load_config(preset: str) -> TrainingConfig:
     Raises:
         UserError: there is none, or it is not valid; names the key.
     """
-    if preset in preset_names():
-        return _shipped(load(PRESETS / f"{preset}.toml"))
     path = Path(preset)
+    if preset in preset_names():  # tests have checked it, and what checks takes long to import for a help
+        values = load(PRESETS / f"{preset}.toml")
+        for section, kind in TABLES.items():
+            table = values.get(section, {})
+            values[section] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
+        return TrainingConfig(**values)
     if path.suffix != ".toml":
         raise UserError(f"unknown preset {preset!r}: there are {', '.join(preset_names())}; or give a .toml file")
     return read(TrainingConfig, load(path), str(path))
 
 
-def _shipped(values: dict[str, Any]) -> TrainingConfig:
-    """A preset of the package as it stands: tests have checked it, and what checks takes long to import for a help."""
-    for section in ("data", "network", "diffusion", "train"):
-        kind, table = type(getattr(TrainingConfig(), section)), values.get(section, {})
-        values[section] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
-    return TrainingConfig(**values)
-
-
 def dump_config(config: TrainingConfig) -> str:
     """The text of a TOML file that `load_config` reads back as the same preset."""
-    others = {section for sections in SECTIONS.values() for section in sections} - {*SECTIONS[config.task]}
     table = dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
-    return tomli_w.dumps({name: value for name, value in table.items() if name not in others})
+    unread = TABLES.keys() - READ_BY[config.task]
+    return tomli_w.dumps({name: value for name, value in table.items() if name not in unread})
 
 
 def changes(before: TrainingConfig, after: TrainingConfig) -> dict[str, Any]:
     """What ``after`` sets differently, as ``{"section.key": value}``."""
     return {
         f"{section}.{name}": value
-        for section in ("data", "network", "diffusion", "train")
+        for section in TABLES
         for name, value in vars(getattr(after, section)).items()
         if value != getattr(getattr(before, section), name)
     }
 
 
 def refuse_other_run(origin: str, before: TrainingConfig, after: TrainingConfig) -> None:
-    """Refuses to go on with a run, ``before``, by settings that make it another, ``after``.
+    """Refuses to go on with the run ``before``, found at ``origin``, by settings ``after`` that make it another.
 
     Raises:
-        UserError: names the setting; ``origin`` says where the run was found.
+        UserError: names the setting.
     """
     if (before.name, before.task) != (after.name, after.task):
         raise UserError(f"{origin} holds a run of {before.name!r}, not of {after.name!r}")
-    for key, value in changes(before, after).items():
+    for key, old in changes(after, before).items():
         if key not in MAY_CHANGE:
-            old = changes(after, before)[key]
-            raise UserError(f"{origin} was started with {key} {old}, not {value}: leave it out, or start a new run")
+            new = changes(before, after)[key]
+            raise UserError(f"{origin} was started with {key} {old}, not {new}: leave it out, or start a new run")

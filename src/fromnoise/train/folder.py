@@ -18,19 +18,13 @@ PROVEN = "proven"  # an empty file in a checkpoint after which steps were finite
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuses a folder that holds something already, or can never be written.
-
-    Raises:
-        UserError: what is wrong with it.
-    """
+    """Refuses, by a UserError, a folder that is a file, or holds a run that is not to be resumed, or anything else."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give --out a folder")
-    if (folder / PRESET).exists():
-        if not resume:
-            raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
-    elif folder.exists() and any(
-        path.name != LOCK and not path.name.startswith(".partial-") for path in folder.iterdir()
-    ):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if PRESET in names and not resume:
+        raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    if PRESET not in names and any(name != LOCK and not name.startswith(".partial-") for name in names):
         raise UserError(f"{folder} is not empty and holds no run: give another --out")
 
 
@@ -70,9 +64,8 @@ def _lock(descriptor: int) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first: the folders that are named as `save_checkpoint` names them."""
-    found = (folder / CHECKPOINTS).glob("step-*")
-    ours = [path for path in found if re.fullmatch(r"step-(\d{8}|[1-9]\d{8,})", path.name) and path.is_dir()]
-    return sorted((path for path in ours if not path.is_symlink()), key=step_of)
+    found = [path for path in (folder / CHECKPOINTS).glob("step-*") if path.is_dir() and not path.is_symlink()]
+    return sorted((path for path in found if re.fullmatch(r"step-(\d{8}|[1-9]\d{8,})", path.name)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -1,19 +1,53 @@
-"""The steps of a run, and what is due when."""
+"""The steps of a run, what is due when, and the log of it."""
 
+import json
 import math
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from fromnoise import signals
 from fromnoise.errors import UserError
+from fromnoise.files import atomic_write, read_bytes
+from fromnoise.pictures import grid, save_grid
 from fromnoise.train.checkpoint import discard_unproven, mark_proven
-from fromnoise.train.log import RunLog
 from fromnoise.train.trainer import Step, Trainer
+
+MAX_LOG_BYTES = 2**32
+
+
+class RunLog:
+    """The run's record: one JSON object a line in ``log.jsonl``, and the same for TensorBoard."""
+
+    def __init__(self, folder: Path, resumed_step: int):
+        self.folder, self.path = folder, folder / "log.jsonl"
+        kept = [json.dumps(line) + "\n" for line in _lines(self.path) if line["step"] <= resumed_step]
+        with atomic_write(self.path) as partial:
+            partial.write_text("".join(kept))
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+    def write(self, step: int, **values: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, list):
+                for i, entry in enumerate(value):
+                    self.tensorboard.add_scalar(f"{name}/{i}", entry, step)
+            else:
+                self.tensorboard.add_scalar(name, value, step)
+
+    def preview(self, step: int, images: Tensor, columns: int) -> None:
+        save_grid(self.folder / "previews" / f"step-{step:08d}.png", images, columns)
+        pixels = np.asarray(grid(images, columns).convert("RGB"))
+        self.tensorboard.add_image("preview", pixels, step, dataformats="HWC")
 
 
 class Loop:
@@ -25,44 +59,35 @@ class Loop:
 
     def __init__(self, trainer: Trainer, seconds: float):
         self.trainer, self.config, self.before = trainer, trainer.config.train, seconds
-        self.start = self.window_start = time.monotonic()
+        self.log = RunLog(trainer.folder, trainer.step) if trainer.accelerator.is_main_process else None
         self.window: list[Step] = []  # the steps since anything was due
-        self.summary: dict[str, float] = {}  # of the window before that
-        log = self.log = RunLog(trainer.folder, trainer.step) if trainer.accelerator.is_main_process else None
-        self.unproven = log is not None  # whether it is not known yet if steps after the newest checkpoint are finite
-
-        def main(action: Callable[[RunLog], object]) -> Callable[[], object]:
-            return (lambda: None) if log is None else partial(action, log)
-
-        config = self.config  # something is due in all processes at once, though the main one alone may do it
-        self.actions: list[tuple[int, Callable[[], object]]] = [
-            (config.log_every, main(self.write_summary)),
-            (config.checkpoint_every, trainer.check_gradients),
-            (config.validate_every, main(self.validate)),
-            (config.preview_every, main(self.preview)),
-            (config.checkpoint_every, main(self.save)),
-        ]
-        total, done = (steps * config.batch_size for steps in (config.steps, trainer.step))
+        self.start = self.window_start = time.monotonic()
+        total, done = (steps * self.config.batch_size for steps in (self.config.steps, trainer.step))
         quiet = self.log is None
         self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, disable=quiet, dynamic_ncols=True)
 
     def run(self) -> float:
-        """Takes the steps; returns the seconds that all steps took, those before a resumption included.
-
-        Raises:
-            UserError: the loss is no longer finite, or a part of the network does not learn.
-        """
-        trainer, last = self.trainer, self.config.steps
+        """Takes the steps; the seconds that all took. A loss that diverges is a UserError, as are weights that stay."""
+        trainer, config = self.trainer, self.config
+        actions = [
+            (config.log_every, self.write_summary),
+            (config.validate_every, self.validate),
+            (config.preview_every, self.preview),
+            (config.checkpoint_every, self.save),
+        ]
         with self.bar:
-            while trainer.step < last:
+            while trainer.step < config.steps:
                 signals.check()
                 self.window.append(trainer.take_step())
-                self.bar.update(self.config.batch_size)
-                due = [action for every, action in self.actions if trainer.step % every == 0 or trainer.step == last]
-                if due:
-                    self.sum_up()
-                    for action in due:
-                        action()
+                self.bar.update(config.batch_size)
+                last = trainer.step == config.steps
+                if due := [action for every, action in actions if trainer.step % every == 0 or last]:
+                    self.sum_up()  # in all processes at once, though the main one alone does what is due
+                    if self.save in due:
+                        trainer.check_gradients()
+                    if self.log is not None:
+                        for action in due:
+                            action(self.log)
                     trainer.accelerator.wait_for_everyone()
                     self.window_start = time.monotonic()
         if self.log is not None:
@@ -80,9 +105,8 @@ class Loop:
         loss = self.trainer.accelerator.reduce(losses.mean(), "mean").item()
         if not math.isfinite(loss + norms.sum().item()):
             raise self.diverged("the loss is")
-        if self.unproven:
+        if self.log is not None:
             mark_proven(self.trainer.folder)
-            self.unproven = False
         self.summary = {
             "loss": loss,
             "gradient_norm": norms.mean().item(),
@@ -101,13 +125,6 @@ class Loop:
         advice = f"give a lower --train.learning-rate than {self.config.learning_rate:g}{fp32}"
         return UserError(f"{what} no longer finite at step {trainer.step}: {advice}")
 
-    def save(self, log: RunLog) -> None:
-        if not self.trainer.is_finite():
-            raise self.diverged("the weights are")
-        log.tensorboard.flush()  # here alone: a signal may have left its queue in a state in which this takes minutes
-        self.trainer.save(self.seconds())
-        self.unproven = True
-
     def write_summary(self, log: RunLog) -> None:
         self.bar.set_postfix(loss=f"{self.summary['loss']:.4f}")
         log.write(self.trainer.step, **self.summary)
@@ -118,10 +135,29 @@ class Loop:
             raise self.diverged("the validation loss is")
         log.write(step, **found)
         expected = self.trainer.config.expect.get(str(step))
-        note = f" (to expect: {expected})" if expected is not None else ""
+        note = "" if expected is None else f" (to expect: {expected})"
         self.bar.write(f"step {step}: validation loss {found['validation_loss']:.4f}{note}", file=sys.stderr)
 
     def preview(self, log: RunLog) -> None:
-        trainer = self.trainer
-        path = trainer.folder / "previews" / f"step-{trainer.step:08d}.png"
-        log.picture(trainer.step, path, *trainer.task.preview(trainer.averaged))
+        log.preview(self.trainer.step, *self.trainer.task.preview(self.trainer.averaged))
+
+    def save(self, log: RunLog) -> None:
+        if not self.trainer.is_finite():
+            raise self.diverged("the weights are")
+        log.tensorboard.flush()  # here alone: a signal may have left its queue in a state in which this takes minutes
+        self.trainer.save(self.seconds())
+
+
+def validations(folder: Path) -> list[tuple[int, float]]:
+    """Step and validation loss of each validation in a run's log."""
+    losses = ((line["step"], line.get("validation_loss")) for line in _lines(folder / "log.jsonl"))
+    return [(step, loss) for step, loss in losses if isinstance(loss, float)]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log that can be read; others were being written when a process or the machine went down."""
+    found = []
+    for line in read_bytes(path, MAX_LOG_BYTES).decode(errors="replace").split("\n")[:-1] if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and type(line.get("step")) is int]

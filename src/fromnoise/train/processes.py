@@ -6,11 +6,9 @@ import torch
 from accelerate import Accelerator
 
 from fromnoise.errors import UserError
+from fromnoise.terminal import LAUNCHED
 
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""what ``torchrun`` and ``accelerate launch`` tell each process that they start"""
-MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""what starts several processes otherwise"""
+MPI = {"PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # what starts several processes otherwise
 
 
 def make_accelerator(device: torch.device) -> tuple[Accelerator, torch.device]:
@@ -21,7 +19,7 @@ def make_accelerator(device: torch.device) -> tuple[Accelerator, torch.device]:
     Raises:
         UserError: the processes do not find each other.
     """
-    if not set(LAUNCHED) <= os.environ.keys() and not os.environ.keys() & set(MPI):
+    if not os.environ.keys() >= LAUNCHED and not os.environ.keys() & MPI:
         for name in LAUNCHED:
             os.environ.pop(name, None)
     try:

@@ -48,12 +48,11 @@ def load_splits(config: DataConfig, source: str, *, labelled: bool) -> tuple[Ima
         UserError: they cannot be read, or are not what the config says.
     """
     names = ("channels", "size", "image_column", "label_column", "configuration", "resize", "background")
-    how = {name: getattr(config, name) for name in names}
-    train, test = (load_images(source, split, labelled=labelled, **how) for split in ("train", "test"))
+    reading = {name: getattr(config, name) for name in names}
+    train, test = (load_images(source, split, labelled=labelled, **reading) for split in ("train", "test"))
     if train.labels is not None and train.class_names is not None:
         there = set(train.labels.tolist())
-        missing = [name for number, name in enumerate(train.class_names) if number not in there]
-        if missing:
+        if missing := [name for number, name in enumerate(train.class_names) if number not in there]:
             more = f", and {len(missing) - 1} more classes have none" if missing[1:] else ""
             warn(f"{source}: class {missing[0]} has no image to train on{more}")
     return train, test

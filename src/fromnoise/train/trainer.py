@@ -12,14 +12,21 @@ from torch import Tensor, nn
 
 from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
 from fromnoise.errors import UserError
-from fromnoise.train.checkpoint import Groups, load_checkpoint, save_checkpoint
+from fromnoise.train.checkpoint import (
+    DataRecord,
+    Environment,
+    Groups,
+    State,
+    differences,
+    load_checkpoint,
+    save_checkpoint,
+)
 from fromnoise.train.config import LOOKED_AT, TrainingConfig, changes, refuse_other_run
 from fromnoise.train.ema import EMA
 from fromnoise.train.memory import keep_freed_memory
 from fromnoise.train.optimizer import Optimizer, learning_rate_at
 from fromnoise.train.processes import make_accelerator
 from fromnoise.train.randomness import batch_indices
-from fromnoise.train.record import DataRecord, Environment, State, differences
 from fromnoise.train.task import on_device
 from fromnoise.train.tasks import TASKS
 
@@ -44,8 +51,7 @@ class Trainer:
         data_folder: where a local copy of the data lies; none: ``config.data.source``.
 
     Attributes:
-        dtype: the precision of the run, ``fp32`` or ``bf16``: what ``train.dtype = "auto"`` comes down to here, for
-            ``dtype_reason``.
+        dtype: the precision of the run, ``fp32`` or ``bf16``: what ``train.dtype = "auto"`` comes down to here.
         recorded: the preset with that precision written down.
         history: what was changed on the way, in words.
         network, averaged: as it is, and averaged over the steps; their weights are float32.
@@ -66,7 +72,7 @@ class Trainer:
         torch.manual_seed(loop.seed)
         with self.accelerator.main_process_first():
             self.task = TASKS[config.task](config, data_folder or config.data.source)
-        self.dtype, self.dtype_reason = self._decide_dtype()
+        self.dtype = self._decide_dtype()
         self.recorded = config.override({"train.dtype": self.dtype})
         self.compile = self._decide_compile()
         with self.accelerator.main_process_first():  # which builds the kernels
@@ -76,9 +82,7 @@ class Trainer:
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
         self.ema = EMA(self.state.values(), loop.ema_decay)
-        averaged = self.averaged.state_dict(keep_vars=True)
-        for name, shadow in zip(self.state, self.ema.shadow, strict=True):
-            averaged[name].data = shadow
+        self.ema.shadow = [self.averaged.state_dict()[name] for name in self.state]
         self.optimizer = Optimizer(network, loop, DTYPES[self.dtype])
         if self.compile:
             network.compile()
@@ -87,23 +91,25 @@ class Trainer:
         self.step = 0
         self.history: tuple[str, ...] = ()
 
-    def _decide_dtype(self) -> tuple[str, str]:
-        """The precision and, where it was not asked for, the reason: the main process's, for all of them."""
+    def _decide_dtype(self) -> str:
+        """The precision that is asked for, or the one that the main process finds to be faster."""
         if self.config.train.dtype != "auto":
-            return self.config.train.dtype, ""
-        decided = [training_dtype(self.device) if self.accelerator.is_main_process else ("", "")]
-        return broadcast_object_list(decided)[0]
+            return self.config.train.dtype
+        found = [training_dtype(self.device) if self.accelerator.is_main_process else ("", "")]
+        dtype, reason = broadcast_object_list(found)[0]
+        self.accelerator.print(f"training in {dtype}: {reason}")
+        return dtype
 
     def _decide_compile(self) -> bool:
         loop = self.config.train
         worth_it = loop.steps * loop.batch_size >= COMPILE_FROM_IMAGES and self.device.type != "mps"
         wanted = loop.compile == "yes" or (loop.compile == "auto" and worth_it)
-        if wanted and not compiler_works(self.device):
-            if loop.compile == "yes":
-                raise UserError("torch.compile finds no working C++ compiler: install one, or use --train.compile no")
-            self.accelerator.print("no working C++ compiler: training without torch.compile, which is slower")
-            return False
-        return wanted
+        if not wanted or compiler_works(self.device):
+            return wanted
+        if loop.compile == "yes":
+            raise UserError("torch.compile finds no working C++ compiler: install one, or use --train.compile no")
+        self.accelerator.print("no working C++ compiler: training without torch.compile, which is slower")
+        return False
 
     def precision(self) -> AbstractContextManager[Any]:
         """In which the network computes: bf16 autocast, its weights staying float32, or nothing of the kind."""
@@ -134,17 +140,11 @@ class Trainer:
             return self.task.validate(self.averaged)
 
     def check_gradients(self) -> None:
-        """Refuses to go on when some weights have had no gradient at all, which a compiler's mistake can bring about.
-
-        Raises:
-            UserError: their number and the first of them.
-        """
-        names = self.optimizer.never_had_gradient() if self.step >= STEPS_TO_FIRST_GRADIENTS else []
-        if names:
+        """Refuses, by a UserError, to go on when some weights have had no gradient, as by a compiler's mistake."""
+        if self.step >= STEPS_TO_FIRST_GRADIENTS and (names := self.optimizer.never_had_gradient()):
             hint = "try --train.compile no" if self.compile else "is there a part that the output does not depend on?"
-            raise UserError(
-                f"{len(names)} weights never had a gradient in {self.step} steps, such as {names[0]}: {hint}"
-            )
+            told = f"{len(names)} weights never had a gradient in {self.step} steps, such as {names[0]}"
+            raise UserError(f"{told}: {hint}")
 
     def groups(self) -> Groups:
         """All tensors that a step changes, by the files of a checkpoint."""
@@ -157,8 +157,8 @@ class Trainer:
 
     def save(self, seconds: float) -> Path:
         """Writes a checkpoint of this moment; ``seconds`` were spent until now."""
-        records = (self.recorded, self.data_record, self.environment, self.history)
-        state = State(self.step, seconds, self.ema.updates, *records)
+        record = (self.recorded, self.data_record, self.environment, self.history)
+        state = State(self.step, seconds, self.ema.updates, *record)
         return save_checkpoint(self.folder, state, self.groups(), self.config.train.keep_checkpoints)
 
     @torch.no_grad()
@@ -171,9 +171,7 @@ class Trainer:
         live = self.groups()
         groups, state = load_checkpoint(checkpoint, live)
         if found := differences(state.data, self.data_record):
-            raise UserError(
-                f"{checkpoint} was trained on other data ({', '.join(found)}): give the same, or --out anew"
-            )
+            raise UserError(f"{checkpoint} was trained on other data ({found}): give the same, or --out anew")
         refuse_other_run(str(checkpoint), state.config, self.recorded)
         for name, tensors in groups.items():
             for key, tensor in tensors.items():

@@ -35,9 +35,8 @@ class ClassifierTask:
         if splits[0].pixels.shape[1] != 1 or not set(splits[0].class_names or ()) <= set("0123456789"):
             raise UserError(f"the classifier reads grey digits, 0 to 9, and {source} holds others: give other data")
         self.images, self.held_out = (images.with_classes("0123456789") for images in splits)
-        self.data = self.images.pixels
         assert self.held_out.labels is not None
-        self.digits = self.held_out.labels
+        self.data, self.digits = self.images.pixels, self.held_out.labels
         self.network = Classifier()
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:

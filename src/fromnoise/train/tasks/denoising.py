@@ -60,8 +60,7 @@ class DenoisingTask:
         unet_config(config, None)  # refuses, before the data is read, what does not fit together
         self.config = config
         self.images, self.held_out = load_splits(config.data, source, labelled=config.data.conditional)
-        self.data = self.images.pixels
-        self.class_names = self.images.class_names
+        self.data, self.class_names = self.images.pixels, self.images.class_names
         self.noise = scheduler_config(config)
         self.schedule, self.prediction = self.noise.schedule(), Prediction(self.noise.prediction_type)
         self.weighting = Weighting(config.diffusion.weighting)
