@@ -57,10 +57,13 @@ def save_tokenizer(directory: Path) -> Path:
     return directory
 
 
-def save_pipeline(directory: Path, in_channels: int = 4, scheduler: dict[str, object] = PNDM, **options) -> Path:
+def save_pipeline(
+    directory: Path, in_channels: int = 4, scheduler: dict[str, object] = PNDM, full_size: bool = False, **options
+) -> Path:
     """Saves a pipeline for 32x32 pictures, whose latents are 8x8, with SD 1.x's scheduler file.
 
     Args:
+        full_size: the networks are those of Stable Diffusion 1, all but the vocabulary.
         options: of ``save_pretrained``.
     """
     torch.manual_seed(0)
@@ -91,6 +94,12 @@ def save_pipeline(directory: Path, in_channels: int = 4, scheduler: dict[str, ob
         bos_token_id=VOCABULARY[BOS],
         eos_token_id=VOCABULARY[EOS],
     )
+    if full_size:
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        widths = (128, 256, 512, 512)
+        autoencoder = AutoencoderKL(block_out_channels=widths, layers_per_block=2, sample_size=512, **blocks)
+        text.update({"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12})
     tokenizer = save_tokenizer(directory.parent / f"{directory.name}-tokenizer")
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,

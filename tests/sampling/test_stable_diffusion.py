@@ -23,6 +23,7 @@ from fromnoise.sampling.generate import draw, generate
 from fromnoise.sampling.plan import plan
 from fromnoise.sampling.request import Request
 from fromnoise.sampling.words import draw_with_maps
+from measure import peak_memory
 
 SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "dpmpp-2m": DPMSolverMultistepScheduler}
 VELOCITY = PNDM | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
@@ -201,3 +202,16 @@ def test_what_does_not_fit_is_made_to_fit_and_said(folder, capsys):
     assert "wide.gif is 70x50: it is resized to 44x32" in said
     assert "small.webp is 9x9" in said
     assert "75 tokens" in said and repr("cat " * 5) in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [512, 768])
+def test_full_size(size, tmp_path):
+    """Stable Diffusion 1.x as large as it is: a guided step and its picture equal diffusers', and it fits in memory."""
+    full = save_pipeline(tmp_path / "full", full_size=True)
+    asked = {"num_inference_steps": 1, "height": size, "width": size}
+    image = generate(open_model(full), Request(**WORDS, sampler="ddim", steps=1, height=size, width=size))[0]
+    assert peak_memory() < 24 * 2**30
+    if size == 512:
+        there = theirs(full, StableDiffusionPipeline, DDIMScheduler, **asked)
+        assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - there[1].astype(int)).max() <= 1

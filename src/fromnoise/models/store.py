@@ -89,7 +89,7 @@ def open_directory(directory: Path) -> Model:
     if names is not None and set(names) != {str(i) for i in range(len(names))}:
         raise refused(str(index_path), "id2label", names, 'it should be an object {"0": name, "1": name, ...}')
     noise = noise_from_diffusers(load(layout.scheduler), str(layout.scheduler))
-    unet = _open_network(UNet, config, layout.unet, partial(modern_unet_state, config=config))
+    unet = open_network(UNet, config, layout.unet, partial(modern_unet_state, config=config))
     class_names = None if names is None else tuple(names[str(i)] for i in range(len(names)))
     try:
         model = Model.of_pixels(unet, noise, class_names)
@@ -155,7 +155,7 @@ def _open_latents(folder: Path, unet: UNetConfig) -> Latents:
             f"{folder} has latents of {channels} channels, and the U-Net takes {unet.in_channels} and predicts "
             f"{unet.out_channels}: they are parts of different models"
         )
-    autoencoder = _open_network(Autoencoder, config, folder, modern_autoencoder_state)
+    autoencoder = open_network(Autoencoder, config, folder, modern_autoencoder_state)
     return Latents(autoencoder, (channels, unet.sample_size, unet.sample_size))
 
 
@@ -175,11 +175,11 @@ def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
             f"{layout.tokenizer} has {tokenizer.size} tokens and makes {tokenizer.length} of a text, "
             f"{folder} takes {config.vocabulary} and {config.max_length}: {other}"
         )
-    text_encoder = _open_network(TextEncoder, config, folder, modern_text_encoder_state, stem=TEXT_STEM)
+    text_encoder = open_network(TextEncoder, config, folder, modern_text_encoder_state, stem=TEXT_STEM)
     return Prompts(tokenizer, text_encoder)
 
 
-def _open_network(
+def open_network(
     kind: Callable[[C], Network],
     config: C,
     folder: Path,

@@ -28,6 +28,18 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
+class Embedding(nn.Embedding):
+    """A table of vectors, which start small: with a standard deviation of 0.02.
+
+    On the meta device nothing is drawn. Drawing from a normal distribution there would load a compiler, in two seconds.
+    """
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+            nn.init.normal_(self.weight, std=0.02)
+
+
 def timestep_embedding(
     timestep: Tensor, dim: int, *, flip_sin_to_cos: bool = False, freq_shift: float = 0, max_period: float = 10_000
 ) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fromnoise.nn.layers import Embedding
+
 Activation = Literal["quick_gelu", "gelu"]
 
 
@@ -57,8 +59,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TextEncoderConfig):
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
-        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.token_embedding = Embedding(config.vocabulary, config.width)
+        self.position_embedding = Embedding(config.max_length, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         places = torch.arange(tokens.shape[1], device=tokens.device)  # (N,)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fromnoise.nn.attention import AttentionBlock
 from fromnoise.nn.layers import (
     Downsample,
+    Embedding,
     GroupNorm,
     ResidualBlock,
     TimestepEmbedding,
@@ -185,8 +186,7 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], time_dim)
         if config.num_class_embeds is not None:
-            self.class_embedding = nn.Embedding(config.num_class_embeds, time_dim)
-            nn.init.normal_(self.class_embedding.weight, std=0.02)  # small beside the time embedding
+            self.class_embedding = Embedding(config.num_class_embeds, time_dim)  # small beside the time embedding
 
         skips = [widths[0]]  # the widths of what the way down leaves for the way up, last one on top
         self.down_blocks = nn.ModuleList()

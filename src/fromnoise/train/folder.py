@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fromnoise.errors import UserError
+from fromnoise.files import check_writable
 
 CHECKPOINTS, PRESET, LOCK = "checkpoints", "training.toml", ".lock"
 PROVEN = "proven"  # an empty file in a checkpoint after which steps were finite
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuses, by a UserError, a folder that is a file, or holds a run that is not to be resumed, or anything else."""
+    """Refuses, by a UserError, a folder that cannot be made or holds anything but a run that is to be resumed."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give --out a folder")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if not folder.exists():
+        return check_writable(folder, "--out")
+    names = {path.name for path in folder.iterdir()}
     if PRESET in names and not resume:
         raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
     if PRESET not in names and any(name != LOCK and not name.startswith(".partial-") for name in names):

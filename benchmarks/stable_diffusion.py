@@ -1,0 +1,143 @@
+"""Stable Diffusion 1.x at full size on this CPU, side by side with diffusers, on the same random weights.
+
+python benchmarks/stable_diffusion.py            # 3 rounds, in a few minutes; into benchmarks/results
+python benchmarks/stable_diffusion.py --quick    # does it run at all? a small network; the numbers mean nothing
+
+A step is one guided question to the U-Net: two rows of 64x64 latents, and a text of 77 tokens for each. A decode makes
+512x512 pixels of 64x64 latents. Both run as each library draws: ours by its denoiser, which has the channels last;
+diffusers' by its modules as ``from_pretrained`` gives them. The memory is the most that a process held to open the
+pipeline and to take its steps, files that are mapped among it.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from measure import PEAK_SHAPES, Case, OwnProcess, interleaved, machine, peak_convolution, peak_memory, ratios, summary
+
+RESULTS = Path(__file__).parent / "results"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LIBRARIES = ("fromnoise", "diffusers")
+SMALL: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 768}
+SMALL |= {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+SMALL |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+CODER: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+
+
+def save_weights(folder: Path, quick: bool) -> None:
+    """The U-Net and the autoencoder of Stable Diffusion 1 with random weights, as diffusers saves them."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    full = {"cross_attention_dim": 768, "sample_size": 64}
+    UNet2DConditionModel(**(SMALL | {"sample_size": 64} if quick else full)).save_pretrained(folder / "unet")
+    widths = (32, 32, 32, 32) if quick else (128, 256, 512, 512)
+    coder = AutoencoderKL(block_out_channels=widths, layers_per_block=2, sample_size=512, **CODER)
+    coder.save_pretrained(folder / "vae")
+
+
+def build(library: str, part: str, dtype: str, folder: str) -> tuple[Callable[[], object], dict[str, Any]]:
+    """A step or a decode, and what it took to open its network."""
+    start = time.perf_counter()
+    network = (_ours if library == "fromnoise" else _theirs)(part, Path(folder))
+    about = {"open seconds": time.perf_counter() - start, "open bytes": peak_memory()}
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2 if part == "unet" else 1, 4, 64, 64, generator=generator)
+    context = torch.randn(2, 77, 768, generator=generator)
+    call = torch.inference_mode()(_call(library, part, network, DTYPES[dtype], x, context))
+    first = call()
+    about |= {"bytes": peak_memory(), "first": first.float().flatten()[:4096].tolist()}
+    return call, about
+
+
+def _ours(part: str, folder: Path) -> Any:
+    from fromnoise.interop.autoencoder import autoencoder_config_from_diffusers, modern_autoencoder_state
+    from fromnoise.interop.unet import unet_config_from_diffusers
+    from fromnoise.models.store import open_network
+    from fromnoise.nn.autoencoder import Autoencoder
+    from fromnoise.nn.unet import UNet
+
+    config = json.loads((folder / part / "config.json").read_text())
+    if part == "vae":
+        read = autoencoder_config_from_diffusers(config)
+        return open_network(Autoencoder, read, folder / part, modern_autoencoder_state)
+    return open_network(UNet, unet_config_from_diffusers(config), folder / part, lambda state: state)
+
+
+def _theirs(part: str, folder: Path) -> Any:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
+    return kind.from_pretrained(folder / part, local_files_only=True)
+
+
+def _call(
+    library: str, part: str, network: Any, dtype: torch.dtype, x: torch.Tensor, context: torch.Tensor
+) -> Callable[[], torch.Tensor]:
+    if library == "fromnoise":
+        from fromnoise.models.placing import placed
+
+        network = placed(network, "cpu", dtype)
+    else:
+        network = network.to(dtype)
+    x, context, t = x.to(dtype), context.to(dtype), torch.tensor([500, 500])
+    if part == "vae":
+        return lambda: network.decode(x) if library == "fromnoise" else network.decode(x, return_dict=False)[0]
+    if library == "fromnoise":
+        return lambda: network(x, t, context=context)
+    return lambda: network(x, t, encoder_hidden_states=context, return_dict=False)[0]
+
+
+def measure(folder: Path, part: str, dtypes: list[str], rounds: int, quick: bool) -> dict[str, Any]:
+    """Seconds of one call for each library and precision, their ratios round by round, memory, and how equal they are.
+
+    Each library runs in processes of its own, one for each precision.
+    """
+    processes = {
+        (library, dtype): OwnProcess(build, library, part, dtype, str(folder))
+        for dtype in dtypes
+        for library in LIBRARIES
+    }
+    cases = {" ".join(name): Case(process, 1, seconds=1.0) for name, process in processes.items()}
+    rates = interleaved(cases, rounds, quick)
+    result: dict[str, Any] = {}
+    for (library, dtype), process in processes.items():
+        times = rates[f"{library} {dtype}"]
+        about = {key: value for key, value in process.about.items() if key != "first"}
+        result[f"{library} {dtype}"] = {"seconds": summary([1 / rate for rate in times]), **about}
+        process.close()
+    for dtype in dtypes:
+        here, there = (torch.tensor(processes[library, dtype].about["first"]) for library in LIBRARIES)
+        result[f"time against diffusers, {dtype}"] = ratios(*(rates[f"{name} {dtype}"] for name in LIBRARIES[::-1]))
+        result[f"largest difference, {dtype}"] = float((here - there).abs().max() / there.abs().max())
+    return result
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--dtypes", default="fp32,bf16")
+    given = options.parse_args()
+    dtypes = given.dtypes.split(",")
+    result: dict[str, Any] = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as folder:
+        save_weights(Path(folder), given.quick)
+        for part, name in (("unet", "guided step"), ("vae", "decode")):
+            result[name] = measure(Path(folder), part, dtypes, given.rounds, given.quick)
+    shape = list(PEAK_SHAPES.values())[-1]
+    run, operations = peak_convolution(*shape, "fp32")
+    peak = interleaved({"peak": Case(run, operations)}, given.rounds, given.quick)["peak"]
+    result["peak of a convolution, fp32, FLOP/s"] = max(peak)
+    print(json.dumps(result, indent=2))
+    if not given.quick:
+        (RESULTS / "stable_diffusion.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
