@@ -35,9 +35,10 @@ def save_weights(folder: Path, quick: bool) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     full = {"cross_attention_dim": 768, "sample_size": 64}
-    UNet2DConditionModel(**(SMALL | {"sample_size": 64} if quick else full)).save_pretrained(folder / "unet")
+    unet: Any = UNet2DConditionModel(**(SMALL | {"sample_size": 64} if quick else full))
+    unet.save_pretrained(folder / "unet")
     widths = (32, 32, 32, 32) if quick else (128, 256, 512, 512)
-    coder = AutoencoderKL(block_out_channels=widths, layers_per_block=2, sample_size=512, **CODER)
+    coder: Any = AutoencoderKL(block_out_channels=widths, layers_per_block=2, sample_size=512, **CODER)
     coder.save_pretrained(folder / "vae")
 
 
@@ -45,14 +46,13 @@ def build(library: str, part: str, dtype: str, folder: str) -> tuple[Callable[[]
     """A step or a decode, and what it took to open its network."""
     start = time.perf_counter()
     network = (_ours if library == "fromnoise" else _theirs)(part, Path(folder))
-    about = {"open seconds": time.perf_counter() - start, "open bytes": peak_memory()}
+    about: dict[str, Any] = {"open seconds": time.perf_counter() - start, "open bytes": peak_memory()}
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2 if part == "unet" else 1, 4, 64, 64, generator=generator)
     context = torch.randn(2, 77, 768, generator=generator)
     call = torch.inference_mode()(_call(library, part, network, DTYPES[dtype], x, context))
     first = call()
-    about |= {"bytes": peak_memory(), "first": first.float().flatten()[:4096].tolist()}
-    return call, about
+    return call, about | {"bytes": peak_memory(), "first": first.float().flatten()[:4096].tolist()}
 
 
 def _ours(part: str, folder: Path) -> Any:
@@ -130,11 +130,11 @@ def main() -> None:
         save_weights(Path(folder), given.quick)
         for part, name in (("unet", "guided step"), ("vae", "decode")):
             result[name] = measure(Path(folder), part, dtypes, given.rounds, given.quick)
+            print(json.dumps({name: result[name]}, indent=2), flush=True)
     shape = list(PEAK_SHAPES.values())[-1]
     run, operations = peak_convolution(*shape, "fp32")
     peak = interleaved({"peak": Case(run, operations)}, given.rounds, given.quick)["peak"]
     result["peak of a convolution, fp32, FLOP/s"] = max(peak)
-    print(json.dumps(result, indent=2))
     if not given.quick:
         (RESULTS / "stable_diffusion.json").write_text(json.dumps(result, indent=2) + "\n")
 
