@@ -24,6 +24,7 @@ from measure import PEAK_SHAPES, Case, OwnProcess, interleaved, machine, peak_co
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LIBRARIES = ("fromnoise", "diffusers")
+STEP = 1.61e12  # operations of a guided step
 SMALL: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 768}
 SMALL |= {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
 SMALL |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
@@ -118,6 +119,39 @@ def measure(folder: Path, part: str, dtypes: list[str], rounds: int, quick: bool
     return result
 
 
+def render(result: dict[str, Any]) -> str:
+    """The page of a result."""
+    lines = ["# Stable Diffusion 1.x at full size, beside diffusers", ""]
+    lines += [
+        f"{result['machine']['processor']}, {result['machine']['threads']} threads, {result['machine']['date']}.",
+        "",
+    ]
+    lines += [
+        "| | seconds, least to most | to open, seconds | GB, open | GB, at most |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    apart = []
+    for name in ("guided step", "decode"):
+        for key, value in result[name].items():
+            if isinstance(value, dict) and "seconds" in value:
+                seconds = "{median:.1f}, {min:.1f} to {max:.1f}".format(**value["seconds"])
+                opened = f"{value['open seconds']:.1f} | {value['open bytes'] / 1e9:.1f}"
+                lines.append(f"| {name}, {key} | {seconds} | {opened} | {value['bytes'] / 1e9:.1f} |")
+            elif isinstance(value, dict):
+                apart.append("- {}, {}: {median:.2f}, {min:.2f} to {max:.2f}".format(name, key, **value))
+            else:
+                apart.append(f"- {name}, {key}: {value:.1e}")
+    peak = result["peak of a convolution, fp32, FLOP/s"]
+    steps = [value for value in result["guided step"].values() if isinstance(value, dict) and "seconds" in value]
+    share = STEP / min(value["seconds"]["median"] for value in steps) / peak
+    lines += [
+        "",
+        *apart,
+        f"- The faster guided step runs at {share:.0%} of a convolution's peak, {peak / 1e9:.0f} GFLOP/s.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true")
@@ -137,6 +171,7 @@ def main() -> None:
     result["peak of a convolution, fp32, FLOP/s"] = max(peak)
     if not given.quick:
         (RESULTS / "stable_diffusion.json").write_text(json.dumps(result, indent=2) + "\n")
+        (RESULTS / "stable_diffusion.md").write_text(render(result))
 
 
 if __name__ == "__main__":

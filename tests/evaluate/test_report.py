@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_sd import save_pipeline
 from stand_ins import save_noise, untrained
 from torch import nn
 
@@ -15,6 +16,7 @@ from fromnoise.evaluate.classifier import judge, open_classifier
 from fromnoise.evaluate.distances import frechet_distance, kernel_distance, precision_recall
 from fromnoise.evaluate.reference import RealImages
 from fromnoise.evaluate.report import prepare
+from fromnoise.models import open_model
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 
@@ -229,3 +231,20 @@ def test_nothing_is_drawn_before_all_is_there(digits, noise, tmp_path, monkeypat
     ]:
         with pytest.raises(UserError, match=complaint):
             prepare(digits, Request(n=4, steps=1), metrics, real, nll_images=nll_images)
+
+
+def test_a_model_of_prompts(tmp_path, monkeypatch):
+    """The images that its prompts become are measured; likelihood and the data's classes are not for it."""
+    monkeypatch.setattr(features, "open_inception", Means)
+    real = RealImages(save_noise(tmp_path / "colours", (32, 32, 3), train=9, test=12), "test", (3, 32, 32))
+    model, request = open_model(save_pipeline(tmp_path / "sd")), Request(prompts=("a cat", "hello"), n=4, steps=1)
+    record = prepare(model, request, ["fid"], real).run().record
+    drawn = Means()(generate(model, request))[0].double()
+    assert record["metrics"]["fid"]["value"] == pytest.approx(
+        float(frechet_distance(drawn, Means()(real.images.pixels)[0].double())), rel=1e-4
+    )
+    assert record["request"]["prompts"] == ("a cat", "hello")
+    with pytest.raises(UserError, match="sees latents"):
+        prepare(model, request, ["nll"], real)
+    with pytest.raises(UserError, match="data-mix"):
+        prepare(model, request, ["fid"], real, data_mix=True)

@@ -28,8 +28,11 @@ def check_images(model: Model, images: Images, n: int) -> None:
     """Refuses images that `measure_nll` cannot measure.
 
     Raises:
-        UserError: fewer than 2 of them, no labels for a model that needs them, or classes that it does not know.
+        UserError: fewer than 2 of them, no labels for a model that needs them, classes that it does not know, or a
+            model that sees latents.
     """
+    if model.space.shape != model.space.image_shape:
+        raise UserError("nll measures how likely images are, and this model sees latents: leave it out of --metrics")
     if min(n, len(images)) < 2:
         raise UserError(f"a mean with its standard error takes 2 images or more, not {min(n, len(images))}")
     if model.conditioner.names and images.labels is None:

@@ -57,7 +57,7 @@ class Evaluation:
         compares = real is not None and compare_with_real(self.metrics)
         if self.metrics:
             images = {"drawn": draw(plan, progress)}
-            labels = torch.tensor(plan.wishes) if plan.wishes else None
+            labels = torch.tensor(plan.wishes) if plan.model.conditioner.names else None
             if real is not None and compares:  # in the data's mix, the baseline has the classes of the drawn images
                 images |= real.comparison(plan.n, None if self.data_mix else labels)
             measured = measure(self.metrics, self.extractors, images, labels, real.other_split if real else "")
@@ -110,7 +110,7 @@ def prepare(
     compares, explains = compare_with_real(used), "nll" in metrics
     if real is None and (compares or explains or data_mix):
         raise UserError("which real images? The model does not tell what it was trained on: give --data")
-    if data_mix and (request.classes is not None or not planned.wishes):
+    if data_mix and (request.classes is not None or not model.conditioner.names):
         raise UserError("--data-mix chooses the classes of a model that has some: leave it out, or leave --classes out")
     if real is not None and data_mix:
         planned = replace(planned, wishes=real.class_mix(planned.n))
