@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import diffusers
 import pytest
 import torch
+from small_sd import PNDM
 
 from fromnoise.diffusion.noise import OPEN_KEYS, NoiseConfig
 from fromnoise.errors import UserError
@@ -63,20 +64,7 @@ def test_round_trip():
 
 
 def test_scheduler_of_stable_diffusion():
-    config = {
-        "_class_name": "PNDMScheduler",
-        "_diffusers_version": "0.6.0",
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "clip_sample": False,
-        "num_train_timesteps": 1000,
-        "set_alpha_to_one": False,
-        "skip_prk_steps": True,
-        "steps_offset": 1,
-        "trained_betas": None,
-    }
-    noise = noise_from_diffusers(config)
+    noise = noise_from_diffusers(PNDM)
     written = {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}
     assert noise == NoiseConfig(1000, "scaled_linear", 0.00085, 0.012, timestep_spacing=None, **written)
     assert noise_from_diffusers(json.loads(json.dumps(noise_to_diffusers(noise)))) == noise, "what is open stays open"

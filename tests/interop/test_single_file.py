@@ -15,6 +15,7 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from safetensors.torch import save_file
+from small_sd import PNDM
 
 import fromnoise.interop.kinds
 import fromnoise.interop.single_file
@@ -25,19 +26,6 @@ from fromnoise.interop.single_file import read_single_file
 from fromnoise.nn.autoencoder import Autoencoder, AutoencoderConfig
 from fromnoise.nn.text_encoder import TextEncoder, TextEncoderConfig
 from fromnoise.nn.unet import UNet, UNetConfig
-
-PNDM = {  # scheduler/scheduler_config.json of Stable Diffusion 1.5
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 
 SMALL = {
     "first": {},

@@ -17,6 +17,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     PNDMScheduler,
 )
+from small_sd import PNDM
 
 from fromnoise.diffusion.noise import OPEN_KEYS
 from fromnoise.diffusion.samplers import Spacing, final, sampling_times
@@ -161,24 +162,13 @@ def test_every_sampler_starts_from_nothing_but_noise(sampler, prediction, networ
 
 # ---------------------------------------------------------------- each sampler from the same file, as from_config does
 
-STABLE_DIFFUSION = {
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 TURBO = {"interpolation_type": "linear", "sample_max_value": 1.0, "timestep_spacing": "trailing"}
 ZOO = json.loads((resources.files("fromnoise") / "zoo/mnist/scheduler/scheduler_config.json").read_text())
 FILES = {
-    "SD 1.x": {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", **STABLE_DIFFUSION},
-    "leading": {"_class_name": "PNDMScheduler", **STABLE_DIFFUSION, "timestep_spacing": "leading"},
-    "SD 2.x": {"_class_name": "DDIMScheduler", **STABLE_DIFFUSION, "prediction_type": "v_prediction"},
-    "sd-turbo": {"_class_name": "EulerDiscreteScheduler", **STABLE_DIFFUSION, **TURBO, "use_karras_sigmas": False},
+    "SD 1.x": PNDM,
+    "leading": PNDM | {"timestep_spacing": "leading"},
+    "SD 2.x": PNDM | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+    "sd-turbo": PNDM | TURBO | {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": False},
     "zoo": ZOO,
 }
 CLASSES = {

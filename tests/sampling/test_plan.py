@@ -9,7 +9,8 @@ from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.sampling.generate import draw
-from fromnoise.sampling.plan import SAMPLERS, plan
+from fromnoise.sampling.methods import SAMPLERS
+from fromnoise.sampling.plan import plan
 from fromnoise.sampling.request import Request
 
 

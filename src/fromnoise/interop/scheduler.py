@@ -31,7 +31,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 }
 """diffusers' classes that share the betas, and their defaults that are not those of ``DDPMScheduler``
 
-The `OPEN_KEYS` are not among them: what a file does not say of these, the sampler says (`sampling.plan.SAMPLERS`).
+The `OPEN_KEYS` are not among them: what a file does not say of these, the sampler says (`sampling.methods.SAMPLERS`).
 """
 
 

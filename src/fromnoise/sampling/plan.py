@@ -8,53 +8,16 @@ from functools import cached_property, partial
 import torch
 
 from fromnoise.devices import DTYPES, resolve_device, rows_at_a_time
-from fromnoise.diffusion import samplers, solvers
 from fromnoise.diffusion.guidance import AutoguidedDenoiser, GuidedDenoiser
 from fromnoise.diffusion.inpainting import cut_times
-from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, NetworkDenoiser, Prediction
-from fromnoise.diffusion.samplers import Moment, Spacing, Variance, sampling_times
+from fromnoise.diffusion.samplers import Moment, Spacing, Variance, final
 from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
 from fromnoise.models.conditioning import Condition, Wish
 from fromnoise.sampling.editing import Edit, read_edit
+from fromnoise.sampling.methods import SAMPLERS, Sampler, spaced_times, start_scale, startable
 from fromnoise.sampling.request import MOST_GUIDANCE, MOST_IMAGES, MOST_PIXELS, Request
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """What a sampler is."""
-
-    run: Callable[..., Iterator[Moment]]
-    evaluations: int = 30  # how often it asks the network for an image unless told otherwise
-    spacing: Spacing | None = None  # which times it visits unless told otherwise; none: the model's
-    options: tuple[str, ...] = ()  # those of a request that only it takes
-    asks: int = 1  # how often it asks the network in a step; in the last one, once
-    by_level: bool = False  # whether it heeds how the model spaces noise levels; then none may be infinite
-    k_diffusion: bool = False  # whether the model's own times are as in k-diffusion: linspace is not rounded, spaced
-    # noise levels lie between those of these times, and the first noise is only as large as `start_scale`
-    spare: int = 0  # how many more own times there would be, of which the cleanest are left out; see `sampling_times`
-    usual: NoiseConfig = NoiseConfig()  # what it does where the model's file leaves it open
-    stops: tuple[str, bool | str] | None = None  # the key and value of a model's noise with which it ends at time 1
-
-
-_SIGMA_MIN = ("final_sigmas_type", "sigma_min")
-_SOLVER = NoiseConfig(clip_sample=False, timestep_spacing="linspace")
-_dpm_solver = partial(Sampler, evaluations=11, by_level=True, spare=1, usual=_SOLVER, stops=_SIGMA_MIN)
-_k_diffusion = partial(Sampler, by_level=True, k_diffusion=True, usual=_SOLVER)
-SAMPLERS = {
-    "ddpm": Sampler(samplers.ddpm, options=("variance",)),
-    "ddim": Sampler(samplers.ddim, options=("eta",), stops=("set_alpha_to_one", False)),
-    "euler": _k_diffusion(solvers.euler, stops=_SIGMA_MIN),
-    "heun": _k_diffusion(solvers.heun, spacing=Spacing.KARRAS, asks=2),
-    "dpmpp-2m": _dpm_solver(solvers.dpmpp_2m),
-    "dpmpp-2m-sde": _dpm_solver(solvers.dpmpp_2m_sde),
-}
-"""what a model's own config decides is decided as by the scheduler of the same name in diffusers
-
-What the config leaves open is as ``from_config`` of this scheduler makes it. Two things differ: heun's times are spaced
-by noise level unless the model's own spacing is asked for, and every sampler clips if the config says so.
-"""
 
 
 @dataclass(frozen=True)
@@ -84,16 +47,8 @@ class Plan:
 
     @property
     def start_scale(self) -> float:
-        """What the first noise is multiplied by.
-
-        diffusers' Euler and Heun take sigma(t) noise for x at the first time t, unless their times are leading, as all
-        others take the noise. So do these, at the model's own times.
-        """
-        sampler, noise = self.method, self.model.noise
-        whole, own = _own_spacing(sampler, noise)
-        if not sampler.k_diffusion or whole is Spacing.LEADING or self.request.spacing != own:
-            return 1.0
-        return float(noise.schedule().sigma(torch.tensor(self.times[0], dtype=torch.float64)))
+        """What the first noise is multiplied by."""
+        return start_scale(self.method, self.model.noise, self.request.spacing, self.times[0])
 
     @cached_property
     def evaluations(self) -> int:
@@ -109,7 +64,7 @@ class Plan:
         counter = NetworkDenoiser(count, self.model.noise.schedule(), Prediction.IMAGE)
         condition = self.model.conditioner.encode(self.wishes[:1])
         x, generator = torch.zeros(1, 1, 1, 2), torch.Generator()
-        samplers.final(self.sampler(self._guided(counter, counter), x, self.times, generator, **condition))
+        final(self.sampler(self._guided(counter, counter), x, self.times, generator, **condition))
         return sum(asked)
 
     def denoiser(self, progress: Callable[[int], None] | None = None) -> Denoiser:
@@ -151,7 +106,7 @@ def plan(model: Model, request: Request) -> Plan:
     )
     _check_values(settled)
     sampler = SAMPLERS[settled.sampler or ""]
-    model = _startable(model, sampler)
+    model = startable(model, sampler)
     noise, total, asked = model.noise, model.noise.num_train_timesteps, request.classes or request.prompts or None
     if settled.steps is not None and not 1 <= settled.steps <= total:
         raise UserError(
@@ -162,7 +117,7 @@ def plan(model: Model, request: Request) -> Plan:
         raise UserError(f"seed must be below 2^63, not {request.seed}")
     wishes = model.conditioner.wishes(asked, n)
     evaluations = settled.steps or min(sampler.evaluations, total)
-    spacing, times = _times(settled, sampler, noise, math.ceil(evaluations / sampler.asks))
+    spacing, times = spaced_times(settled.spacing, sampler, noise, math.ceil(evaluations / sampler.asks))
     shape, edit = _shape(model, request)
     if edit is not None:
         settled, times = replace(settled, strength=edit.strength), cut_times(times, edit.strength)
@@ -219,42 +174,6 @@ def _shape(model: Model, request: Request) -> tuple[tuple[int, int, int], Edit |
     return (seen, height // factor, width // factor), edit
 
 
-def _startable(model: Model, sampler: Sampler) -> Model:
-    """The model, with noise that leaves nothing open, and where it starts an alpha to divide by."""
-    noise = model.noise.settled(sampler.usual)
-    needed = sampler.by_level or noise.prediction_type == Prediction.NOISE
-    return replace(model, noise=noise.with_signal() if needed else noise)
-
-
-def _own_spacing(sampler: Sampler, noise: NoiseConfig) -> tuple[Spacing, Spacing]:
-    """How the model spaces times that are whole, and how it spaces those of the sampler: so, or by noise level."""
-    whole = Spacing(str(noise.timestep_spacing))
-    own = Spacing.KARRAS if noise.use_karras_sigmas else Spacing.LOG_SNR if noise.use_exponential_sigmas else whole
-    return whole, own if sampler.by_level else whole
-
-
-def _times(request: Request, sampler: Sampler, noise: NoiseConfig, steps: int) -> tuple[Spacing, list[float]]:
-    """How the times are spaced, and the times: by the request, or as the model says, or as is usual for the sampler.
-
-    The model's own times are those of the sampler's class in diffusers, also if they are asked for by name; any other
-    spacing is as `Spacing` says.
-    """
-    schedule, offset = noise.schedule(), noise.steps_offset
-    whole, own = _own_spacing(sampler, noise)
-    spacing = Spacing(request.spacing or (sampler.spacing if own is whole else None) or own)
-    if spacing is own:
-        rounded, spare = not sampler.k_diffusion, sampler.spare
-        times = sampling_times(schedule, steps, whole, offset, rounded=rounded, spare=spare)
-        if own is not whole:
-            ends = (times[0], times[-2]) if sampler.k_diffusion else (schedule.end, 1.0)
-            times = sampling_times(schedule, steps, own, ends=ends)
-    else:
-        times = sampling_times(schedule, steps, spacing, offset)
-    if sampler.stops is not None and getattr(noise, sampler.stops[0]) == sampler.stops[1]:
-        times[-1] = 1.0
-    return spacing, times
-
-
 def _check_values(request: Request) -> None:
     """Refuses what no model can do."""
     choices = {"sampler": SAMPLERS, "spacing": list(Spacing), "variance": list(Variance), "dtype": DTYPES}
@@ -292,7 +211,7 @@ def _check_values(request: Request) -> None:
 
 def _open_guide(name: str, model: Model, sampler: Sampler) -> Model:
     """The worse model; refuses one of other images, classes or noise."""
-    guide = _startable(open_model(name), sampler)
+    guide = startable(open_model(name), sampler)
 
     def kind(of: Model) -> tuple[object, ...]:
         betas = of.noise.schedule().betas.tolist()
