@@ -8,6 +8,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from fromnoise.nn.unet import UNetConfig
+
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 KNOWN_WORDS = ("cat", "dog", "hello", "the", "photo", "of", "riding", "painting", "ing</w>", "!!", "Ã©")
 
@@ -47,6 +49,17 @@ PNDM = {
     "clip_sample": False,
 }
 """the scheduler's file of Stable Diffusion 1"""
+
+OF_SD15 = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    sample_size=64,
+    channels=(320, 640, 1280, 1280),
+    attention_levels=(True, True, True, False),
+    context_dim=768,
+    heads=(8, 8, 8, 8),
+)
+"""its U-Net"""
 
 
 def save_tokenizer(directory: Path) -> Path:

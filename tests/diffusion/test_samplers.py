@@ -17,6 +17,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
 )
+from every_sampler import SAMPLERS as EVERY
 from oracle import Network, Shrink, Told, assert_same, ours, start, theirs
 
 from fromnoise.diffusion.exact import EmpiricalDenoiser
@@ -34,17 +35,7 @@ from fromnoise.diffusion.schedules import (
 from fromnoise.diffusion.solvers import dpmpp_2m, dpmpp_2m_sde, euler, heun
 
 F64 = torch.float64
-SAMPLERS = {
-    "ddpm": ddpm,
-    "ddpm-large": partial(ddpm, variance=Variance.LARGE),
-    "ddim": ddim,
-    "ddim-eta": partial(ddim, eta=1.0),
-    "euler": euler,
-    "heun": heun,
-    "heun-churn": partial(heun, churn=5.0),
-    "dpmpp-2m": dpmpp_2m,
-    "dpmpp-2m-sde": dpmpp_2m_sde,
-}
+SAMPLERS = EVERY | {"ddpm-large": partial(ddpm, variance=Variance.LARGE)}
 WHOLE = [Spacing.LEADING, Spacing.TRAILING, Spacing.LINSPACE]
 COUNTS = [1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 50, 99, 100, 250, 333, 500, 501, 998, 999, 1000]
 

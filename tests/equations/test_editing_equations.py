@@ -1,10 +1,10 @@
 """Drawing from a picture: equations img2img and inpaint, and negative, guidance away from a prompt."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
+from every_sampler import SAMPLERS
 from scipy.integrate import quad
 
 from fromnoise.diffusion.exact import EmpiricalDenoiser, gaussian_denoiser, gaussian_flow
@@ -13,19 +13,9 @@ from fromnoise.diffusion.inpainting import InpaintingDenoiser, cut_times, put_ba
 from fromnoise.diffusion.process import per_sample
 from fromnoise.diffusion.samplers import Spacing, ddim, ddpm, final, sampling_times
 from fromnoise.diffusion.schedules import Schedule, linear_betas, scaled_linear_betas
-from fromnoise.diffusion.solvers import dpmpp_2m, dpmpp_2m_sde, euler, heun
+from fromnoise.diffusion.solvers import heun
 
 F64 = torch.float64
-SAMPLERS = {
-    "ddpm": ddpm,
-    "ddim": ddim,
-    "ddim-eta": partial(ddim, eta=1.0),
-    "euler": euler,
-    "heun": heun,
-    "heun-churn": partial(heun, churn=5.0),
-    "dpmpp-2m": dpmpp_2m,
-    "dpmpp-2m-sde": dpmpp_2m_sde,
-}
 SCHEDULE = Schedule(linear_betas())
 
 

@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from safetensors.torch import save_file
-from small_sd import PNDM
+from small_sd import OF_SD15, PNDM
 
 import fromnoise.interop.kinds
 import fromnoise.interop.single_file
@@ -51,15 +51,6 @@ FIRST = {
     "text": (49408, 768, 3072, 12, 77),
 }
 SECOND = FIRST | {"second": True, "text": (49408, 1024, 4096, 24, 77)}
-FIRST_UNET = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    sample_size=64,
-    channels=(320, 640, 1280, 1280),
-    attention_levels=(True, True, True, False),
-    context_dim=768,
-    heads=(8, 8, 8, 8),
-)
 
 
 def written(tensors, folder):
@@ -104,11 +95,11 @@ def test_as_diffusers_renames(options, tmp_path):
 
 
 FULL = {
-    "first": (FIRST, FIRST_UNET, TextEncoderConfig(), 859_520_964, 196),
+    "first": (FIRST, OF_SD15, TextEncoderConfig(), 859_520_964, 196),
     "second": (
         SECOND,
         UNetConfig(
-            **vars(FIRST_UNET)
+            **vars(OF_SD15)
             | {
                 "sample_size": 96,
                 "context_dim": 1024,

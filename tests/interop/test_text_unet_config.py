@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from small_sd import OF_SD15
 
 from fromnoise.errors import UserError
 from fromnoise.interop.unet import (
@@ -63,15 +64,6 @@ SDXL = SD15 | {  # stable-diffusion-xl-base-1.0
 }
 PUBLISHED = {"SD 1.5": SD15, "SD 1.5 inpainting": INPAINTING, "SD 2.1 base": SD21_BASE, "SD 2.1": SD21}
 
-OF_SD15 = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    sample_size=64,
-    channels=(320, 640, 1280, 1280),
-    attention_levels=(True, True, True, False),
-    context_dim=768,
-    heads=(8, 8, 8, 8),
-)
 OF_SD21 = replace(OF_SD15, sample_size=96, context_dim=1024, heads=(5, 10, 20, 20), linear_projection=True)
 CONFIGS = {
     "SD 1.5": OF_SD15,

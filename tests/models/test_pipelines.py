@@ -11,6 +11,7 @@ from small_sd import VOCABULARY, save_pipeline, save_tokenizer
 
 from fromnoise.errors import UserError
 from fromnoise.models import hub, open_model
+from fromnoise.models.store import is_supported
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 
@@ -199,3 +200,10 @@ def test_only_what_is_read_is_downloaded(original, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert_same(open_model("somebody/model"), open_model(original))
     assert not fetched & set(extra)
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_pipeline_without_all_its_weights_is_not_listed(part, pipeline):
+    assert is_supported(pipeline)
+    (pipeline / part / f"{WEIGHTS[part]}.safetensors").unlink()
+    assert not is_supported(pipeline)

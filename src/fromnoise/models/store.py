@@ -2,7 +2,7 @@
 
 The layout is that of diffusers: ``model_index.json``, ``unet/`` and ``scheduler/``, weights as safetensors. What is
 saved here opens there with ``from_pretrained(DIR)``, and what diffusers saved for a ``UNet2DModel`` or for Stable
-Diffusion 1 and 2 opens here, in each of the forms that `layout` knows. Pickles are never opened.
+Diffusion 1 and 2 opens here, in each of the forms that `layout` knows. A pickle in a directory is never opened.
 """
 
 import json
@@ -137,11 +137,12 @@ def save_model(model: Model, directory: Path, *, dtype: torch.dtype = torch.floa
 
 
 def is_supported(directory: Path) -> bool:
-    """Whether `open_directory` can open it, judged by its configs."""
+    """Whether `open_directory` can open it, judged by its configs and by which files are there."""
     try:
         layout = find_layout(directory)
         unet_config_from_diffusers(load(layout.unet / CONFIG))
-        return all(path.exists() for path in weight_files(layout.unet))
+        parts = (layout.unet, STEM), (layout.autoencoder, STEM), (layout.text_encoder, TEXT_STEM)
+        return all(path.exists() for folder, stem in parts if folder for path in weight_files(folder, stem))
     except UserError:
         return False
 
