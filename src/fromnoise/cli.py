@@ -61,7 +61,7 @@ class _Drawing:
     """How images are drawn: what `sample` and `evaluate` share."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """a shipped name, a model directory (of fromnoise or diffusers), or a hub id"""
+    """a shipped name, a model directory (of fromnoise or diffusers), a single file of Stable Diffusion, or a hub id"""
     asked: Annotated[Request, tyro.conf.arg(name="")] = Request()
     clip: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CLIP_OR_NOT, unset("", "the model's")] = False
     """keep each predicted image in range; ddim then derives the noise anew from the image that was clipped, as OpenAI's
