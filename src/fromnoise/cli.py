@@ -23,10 +23,14 @@ from fromnoise.parsing import parse
 from fromnoise.sampling.request import Request, unset
 from fromnoise.terminal import explained, is_first_here, outlets, say
 from fromnoise.train.config import (
+    TABLES,
+    AutoencoderSettings,
+    ClipSettings,
     DataConfig,
     DiffusionConfig,
     LoopConfig,
     NetworkConfig,
+    PartsConfig,
     TrainingConfig,
     changes,
     load_config,
@@ -130,8 +134,11 @@ class Train:
     """Trains a model from a preset, whose every number can be overridden."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    parts: PartsConfig = dataclasses.field(default_factory=PartsConfig)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     diffusion: DiffusionConfig = dataclasses.field(default_factory=DiffusionConfig)
+    autoencoder: AutoencoderSettings = dataclasses.field(default_factory=AutoencoderSettings)
+    clip: ClipSettings = dataclasses.field(default_factory=ClipSettings)
     train: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     local_data: Annotated[
         str | None, tyro.conf.arg(name="data", metavar="NAME|DIR", help_behavior_hint="(default: the preset's)")
@@ -261,9 +268,9 @@ def train(arguments: Sequence[str]) -> None:
 
 def _overridden(preset: TrainingConfig, arguments: Sequence[str]) -> tuple[TrainingConfig, Train]:
     """A preset with what the command line sets otherwise, and the options beside it."""
-    defaults = Train(preset.data, preset.network, preset.diffusion, preset.train)
+    defaults = Train(**{name: getattr(preset, name) for name in TABLES})
     options: Train = parse(Train, "train PRESET|FILE.toml", arguments, defaults)
-    sections = {name: getattr(options, name) for name in ("data", "network", "diffusion", "train")}
+    sections = {name: getattr(options, name) for name in TABLES}
     return dataclasses.replace(preset, **sections), options
 
 

@@ -31,7 +31,10 @@ class DataConfig:
     """The images."""
 
     source: Annotated[str, MinLen(1)] = "ylecun/mnist"
-    """a hub id, a local folder (images, parquet, or MNIST's or CIFAR's own files), or "digits" (from scikit-learn)"""
+    """a hub id, a local folder (images, parquet, or MNIST's or CIFAR's own files), "digits" (from scikit-learn), or
+    "scenes" (captioned scenes of digits, drawn without end)"""
+    digits: Annotated[str, MinLen(1)] = "ylecun/mnist"
+    """where the digits in scenes come from, as source"""
     configuration: str | None = None
     """which dataset, where the source has several"""
     channels: Literal[1, 3] = 1
@@ -50,6 +53,8 @@ class DataConfig:
     """the column with the images, where it cannot be guessed"""
     label_column: str | None = None
     """the column with the labels, where it cannot be guessed"""
+    caption_column: str | None = None
+    """the column with the captions, where it cannot be guessed"""
     licence: str = ""
     """of the data, for the model card"""
 
@@ -68,6 +73,55 @@ class NetworkConfig:
     """channels of one attention head; 0: a single head"""
     norm_groups: Count = 32
     """groups of the group normalisation"""
+
+
+@dataclass(frozen=True)
+class PartsConfig:
+    """The trained parts around a U-Net that sees latents and is told a text; without them it sees images."""
+
+    autoencoder: str = ""
+    """the folder of a run of an autoencoder"""
+    clip: str = ""
+    """the folder of a run of a small CLIP, whose text encoder and tokeniser are used"""
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """The autoencoder and its loss."""
+
+    channels: Counts = (32, 64, 64)
+    """feature channels at each level; the last level has the size of the latents"""
+    latent_channels: Count = 4
+    layers_per_block: Count = 1
+    """residual blocks at each level of the encoder (the decoder has one more)"""
+    middle_attention: bool = False
+    """self-attention at the size of the latents"""
+    norm_groups: Count = 8
+    """groups of the group normalisation"""
+    kl_weight: Annotated[float, Ge(0)] = 1e-6
+    """weight of the divergence of the latents from a standard normal, beside the error of the reconstruction"""
+    edge_weight: Annotated[float, Ge(0)] = 1.0
+    """weight of the error in the differences of neighbouring pixels, which blur costs most"""
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """The two towers that learn which picture and which caption belong together."""
+
+    vocabulary: Count = 1024
+    """tokens that are learned from the captions, at most"""
+    max_length: Count = 24
+    """tokens of the longest caption, with those that begin and end it"""
+    width: Count = 128
+    """length of the vector of a token, or of a patch"""
+    layers: Count = 4
+    """transformer layers of each tower"""
+    heads: Count = 4
+    """attention heads"""
+    patch_size: Count = 8
+    """height and width of a patch, in pixels"""
+    embedding: Count = 128
+    """length of the vector in which pictures and captions are compared"""
 
 
 @dataclass(frozen=True)
@@ -111,7 +165,7 @@ class LoopConfig:
     ema_decay: Fraction = 0.999
     """decay of the averaged weights, which are what is sampled from"""
     class_dropout: Fraction = 0.1
-    """probability that a label is replaced by the null class (the probability of no condition)"""
+    """probability that a label is replaced by the null class, or a caption by the empty one (no condition)"""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """decides everything random"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -131,8 +185,21 @@ class LoopConfig:
     """how many of the newest are kept; never less than two, since only later steps show that one is good"""
 
 
-TABLES = {"data": DataConfig, "network": NetworkConfig, "diffusion": DiffusionConfig, "train": LoopConfig}
-READ_BY = {"denoising": {*TABLES}, "classifier": {"data", "train"}}
+TABLES = {
+    "data": DataConfig,
+    "parts": PartsConfig,
+    "network": NetworkConfig,
+    "diffusion": DiffusionConfig,
+    "autoencoder": AutoencoderSettings,
+    "clip": ClipSettings,
+    "train": LoopConfig,
+}
+READ_BY = {
+    "denoising": {"data", "parts", "network", "diffusion", "train"},
+    "classifier": {"data", "train"},
+    "autoencoder": {"data", "autoencoder", "train"},
+    "clip": {"data", "clip", "train"},
+}
 """the tables of a preset that each task reads"""
 
 
@@ -144,11 +211,14 @@ class TrainingConfig:
     """of the model, and of its folder in ``runs``"""
     description: str = ""
     """one line, for the model card"""
-    task: Literal["denoising", "classifier"] = "denoising"
-    """what is trained: a diffusion model, or the classifier that judges digits"""
+    task: Literal["denoising", "classifier", "autoencoder", "clip"] = "denoising"
+    """what is trained: a diffusion model, the classifier that judges digits, an autoencoder, or a small CLIP"""
     data: DataConfig = field(default_factory=DataConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    clip: ClipSettings = field(default_factory=ClipSettings)
     train: LoopConfig = field(default_factory=LoopConfig)
     expect: dict[str, float] = field(default_factory=dict)
     """the validation loss to expect at some steps, {"1000" = 0.05}"""

@@ -54,13 +54,15 @@ def step_draws(
     )
 
 
-def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
-    """Which of ``count`` images make up step number ``step`` (from 0): ``(batch,)``.
+def batch_indices(seed: int, step: int, batch: int, count: int | None) -> Tensor:
+    """Which of ``count`` images make up step number ``step`` (from 0): ``(batch,)``; of endless ones, the next few.
 
     The images are gone through in a new order each epoch; an epoch's last images and the next one's first may share
     a batch.
     """
     position = step * batch + torch.arange(batch)
+    if count is None:
+        return position
     epochs = position // count
     orders = ((_epoch_order(seed, int(epoch), count), epochs == epoch) for epoch in epochs.unique())
     return torch.cat([order[position[within] % count] for order, within in orders])

@@ -148,7 +148,7 @@ def _model_card(trainer: Trainer, facts: dict[str, str], seconds: float) -> str:
 ![samples](samples.png)
 
 - parameters: {parameters / 1e6:.2f} million
-- data: {source_name(data.source)}, {len(trainer.task.data)} images of {data.size}x{data.size}{lines}
+- data: {source_name(data.source)}, {trainer.task.rows or "endless"} images of {data.size}x{data.size}{lines}
 - licence of the data: {data.licence or "not stated"}
 - trained by: `{command(config)}`
 - trained on: {images} images in {seconds / 60:.0f} minutes ({speed}; {where}{", compiled" if trainer.compile else ""})

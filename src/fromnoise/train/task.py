@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fromnoise.data.images import Images, load_images
 from fromnoise.terminal import warn
+from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import DataConfig
 
 Batch = dict[str, Tensor]  # what a loss is computed from, by name, each tensor with the batch first
@@ -18,12 +19,14 @@ class Task(Protocol[Network]):
     """A network to be trained, the data and the loss."""
 
     network: Network  # what is trained, on the CPU until the trainer moves it
-    images: Images  # what is trained on, by whose checksums a run recognises its data
-    data: Tensor  # their pixels, (N, ...), of which the trainer counts the rows
+    rows: int | None  # how many images are trained on; none: they are drawn without end
+    record: DataRecord  # the checksums by which a run recognises its data
     objective: str  # what the loss is, in the words of the model card
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
         """The whole batch of a step, on the CPU: the rows at ``indices`` ``(B,)`` and all that is drawn for them.
+
+        What is drawn without end has the numbers ``step * B`` to ``(step + 1) * B - 1``.
 
         It depends on nothing but the arguments, so that a resumed run and each of several processes draw the same.
         """

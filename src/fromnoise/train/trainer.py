@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
 from fromnoise.errors import UserError
 from fromnoise.train.checkpoint import (
-    DataRecord,
     Environment,
     Groups,
     State,
@@ -77,7 +76,6 @@ class Trainer:
         self.compile = self._decide_compile()
         with self.accelerator.main_process_first():  # which builds the kernels
             self.environment = Environment.here(self.device, self.compile, processes)
-        self.data_record = DataRecord.of(self.task.images)
         network = self.network = self.task.network.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
@@ -118,7 +116,7 @@ class Trainer:
     def take_step(self) -> Step:
         """One optimiser step on the next batch."""
         loop = self.config.train
-        indices = batch_indices(loop.seed, self.step, loop.batch_size, len(self.task.data))
+        indices = batch_indices(loop.seed, self.step, loop.batch_size, self.task.rows)
         batch = self.task.batch(indices, loop.seed, self.step)
         shares, mine = self.accelerator.num_processes, self.accelerator.process_index
         batch = on_device({name: values.chunk(shares)[mine] for name, values in batch.items()}, self.device)
@@ -157,7 +155,7 @@ class Trainer:
 
     def save(self, seconds: float) -> Path:
         """Writes a checkpoint of this moment; ``seconds`` were spent until now."""
-        record = (self.recorded, self.data_record, self.environment, self.history)
+        record = (self.recorded, self.task.record, self.environment, self.history)
         state = State(self.step, seconds, self.ema.updates, *record)
         return save_checkpoint(self.folder, state, self.groups(), self.config.train.keep_checkpoints)
 
@@ -170,7 +168,7 @@ class Trainer:
         """
         live = self.groups()
         groups, state = load_checkpoint(checkpoint, live)
-        if found := differences(state.data, self.data_record):
+        if found := differences(state.data, self.task.record):
             raise UserError(f"{checkpoint} was trained on other data ({found}): give the same, or --out anew")
         refuse_other_run(str(checkpoint), state.config, self.recorded)
         for name, tensors in groups.items():

@@ -13,6 +13,7 @@ from fromnoise.data.images import from_pixels
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
 from fromnoise.nn.classifier import Classifier
+from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.randomness import generator_for
 from fromnoise.train.task import Batch, device_of, load_splits, on_device
@@ -30,13 +31,15 @@ class ClassifierTask:
     objective = "cross-entropy"
 
     def __init__(self, config: TrainingConfig, source: str):
-        self.rows = config.train.batch_size
+        self.batch_size = config.train.batch_size
         splits = load_splits(config.data, source, labelled=True)
         if splits[0].pixels.shape[1] != 1 or not set(splits[0].class_names or ()) <= set("0123456789"):
             raise UserError(f"the classifier reads grey digits, 0 to 9, and {source} holds others: give other data")
         self.images, self.held_out = (images.with_classes("0123456789") for images in splits)
         assert self.held_out.labels is not None
-        self.data, self.digits = self.images.pixels, self.held_out.labels
+        self.rows: int | None = len(self.images)
+        self.record = DataRecord.of(self.images)
+        self.digits = self.held_out.labels
         self.network = Classifier()
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
@@ -71,7 +74,7 @@ class ClassifierTask:
     @torch.no_grad()
     def _logits(self, network: Classifier) -> Tensor:
         """What a network makes of the held-out images, ``(N, 10)``."""
-        parts = ({"images": from_pixels(part)} for part in self.held_out.pixels.split(self.rows))
+        parts = ({"images": from_pixels(part)} for part in self.held_out.pixels.split(self.batch_size))
         return torch.cat([network(on_device(part, device_of(network))["images"]).float().cpu() for part in parts])
 
 

@@ -14,6 +14,7 @@ from fromnoise.models import Model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
+from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.randomness import generator_for, step_draws
 from fromnoise.train.task import Batch, device_of, load_splits, on_device
@@ -60,7 +61,9 @@ class DenoisingTask:
         unet_config(config, None)  # refuses, before the data is read, what does not fit together
         self.config = config
         self.images, self.held_out = load_splits(config.data, source, labelled=config.data.conditional)
-        self.data, self.class_names = self.images.pixels, self.images.class_names
+        self.rows: int | None = len(self.images)
+        self.record = DataRecord.of(self.images)
+        self.class_names = self.images.class_names
         self.noise = scheduler_config(config)
         self.schedule, self.prediction = self.noise.schedule(), Prediction(self.noise.prediction_type)
         self.weighting = Weighting(config.diffusion.weighting)
