@@ -48,7 +48,9 @@ def test_steps_of_matrices_are_orthogonal_and_as_long_as_said(network):
     before = copy.deepcopy(dict(network.named_parameters()))
     for parameter in network.parameters():
         parameter.grad = torch.randn_like(parameter)
-    Optimizer(network, MUON).step(1e-2)
+    optimizer = Optimizer(network, MUON)
+    optimizer.aim()
+    optimizer.step(1e-2)
     checked = 0
     for name, weight in network.named_parameters():
         moved = weight.detach() - before[name].detach()
@@ -77,6 +79,7 @@ def test_muon_is_torchs_in_the_precision_of_the_run(network, dtype, monkeypatch)
         for name, matrix in theirs.items():
             matrix.grad = as_matrix(network.get_parameter(name).grad).clone()
         oracle.param_groups[0]["lr"] = rate
+        ours.aim()
         ours.step(rate)
         oracle.step()
     for name, matrix in theirs.items():
@@ -89,6 +92,7 @@ def test_what_it_remembers_goes_with_the_checkpoint(network, settings):
     optimizer = Optimizer(network, settings)
     for seed in range(3):
         give_gradients(network, seed)
+        optimizer.aim()
         optimizer.step(1e-2)
     assert optimizer.never_had_gradient() == []
     twin = copy.deepcopy(network)
@@ -98,6 +102,7 @@ def test_what_it_remembers_goes_with_the_checkpoint(network, settings):
         value.copy_(optimizer.state()[name])
     for one, its_optimizer in ((network, optimizer), (twin, resumed)):
         give_gradients(one, 4)
+        its_optimizer.aim()
         its_optimizer.step(1e-2)
     for (name, weight), other in zip(network.named_parameters(), twin.parameters(), strict=True):
         assert weight.equal(other), name
@@ -108,6 +113,7 @@ def test_one_that_never_learned_is_named(network):
     give_gradients(network, 0)
     for name in ("mid_block.resnets.0.conv1.weight", "conv_in.bias"):
         network.get_parameter(name).grad = None
+    optimizer.aim()
     optimizer.step(1e-2)
     assert sorted(optimizer.never_had_gradient()) == ["conv_in.bias", "mid_block.resnets.0.conv1.weight"]
 

@@ -95,6 +95,7 @@ class Schedule(NoiseSchedule):
             raise ValueError("betas must be a vector of numbers strictly between 0 and 1; only the last may be 1")
         self.betas, self.end = betas, float(len(betas))
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
+        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
     def num_timesteps(self) -> int:
@@ -105,6 +106,13 @@ class Schedule(NoiseSchedule):
     def _noise_to_signal(self) -> Tensor:
         """``sigma / alpha`` at t = 0..T, ``(T + 1,)``: the noise level when the image is left at scale 1."""
         return ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
+
+    def _table(self, like: Tensor) -> Tensor:
+        """The noise levels in the dtype and on the device of a tensor, where they stay: a GPU waits for each copy."""
+        key = (like.dtype, like.device)
+        if key not in self._tables:
+            self._tables[key] = self._noise_to_signal.to(dtype=like.dtype).to(like.device)
+        return self._tables[key]
 
     def noise_to_signal(self, t: Tensor) -> Tensor:
         """``sigma(t) / alpha(t)``; between two whole times it is interpolated linearly, as diffusers does.
@@ -119,7 +127,7 @@ class Schedule(NoiseSchedule):
             ValueError: a time outside [0, T] (checked on the CPU, where looking is free).
         """
         self.check_range(t)
-        table = self._noise_to_signal.to(dtype=t.dtype).to(t.device)
+        table = self._table(t)
         below = t.floor()
         low, high = table[below.long()], table[(below.long() + 1).clamp(max=self.num_timesteps)]
         return torch.where(t == below, low, low + (t - below) * (high - low))
@@ -136,7 +144,7 @@ class Schedule(NoiseSchedule):
         Raises:
             ValueError: a noise level outside that range (checked on the CPU).
         """
-        table = self._noise_to_signal.to(dtype=noise_to_signal.dtype).to(noise_to_signal.device)
+        table = self._table(noise_to_signal)
         if table.device.type == "cpu" and not bool(((noise_to_signal >= 0) & (noise_to_signal <= table[-1])).all()):
             raise ValueError(f"noise levels must lie in [0, {table[-1]:g}]")
         above = torch.searchsorted(table, noise_to_signal.contiguous()).clamp(min=1)

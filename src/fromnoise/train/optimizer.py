@@ -28,8 +28,10 @@ def as_matrix(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 2 else weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix with nearly the same singular vectors whose singular values are all near 1, computed in ``dtype``.
+def orthogonalized(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrices ``(N, out, in)`` with nearly the same singular vectors, and singular values that are all near 1.
+
+    They are computed in ``dtype``.
 
     Each of five steps maps every singular value s to ``a s + b s^3 + c s^5``, with coefficients that bring even small
     ones up fast; they end between 0.7 and 1.2.
@@ -37,13 +39,13 @@ def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.to(dtype).T if tall else matrix.to(dtype)
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.to(dtype).mT if tall else matrices.to(dtype)  # (N, rows, columns), no more rows than columns
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT  # (N, rows, rows)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x  # (N, out, in)
 
 
 class Optimizer:
@@ -78,6 +80,7 @@ class Optimizer:
             if matrix.data_ptr() != self.parameters[name].data_ptr():
                 raise ValueError(f"{name} is not channels-last: Muon would move a copy")
         self.momenta = {name: torch.zeros_like(matrix) for name, matrix in self.matrices.items()}
+        self.directions: dict[str, Tensor] = {}
         self.others = {name: value for name, value in self.parameters.items() if name not in self.matrices}
         self.adamw = torch.optim.AdamW(self.others.values(), weight_decay=config.weight_decay, fused=True)
         for weight in self.others.values():  # as AdamW would at its first step
@@ -85,17 +88,27 @@ class Optimizer:
             self.adamw.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """One step along the gradients that the network's weights have."""
-        self.adamw.param_groups[0]["lr"] = learning_rate
-        self.adamw.step()
+    def aim(self) -> None:
+        """Finds where the gradients that the network's weights have lead its matrices: Muon's ``directions``."""
+        ahead: dict[torch.Size, dict[str, Tensor]] = {}  # by shape, for matrices of one shape share their launches
         for name, matrix in self.matrices.items():
             if (gradient := self.parameters[name].grad) is not None:
                 momentum = self.momenta[name].lerp_(as_matrix(gradient), 1 - MOMENTUM)
-                ahead = as_matrix(gradient).lerp(momentum, MOMENTUM)  # Nesterov's
-                matrix.mul_(1 - learning_rate * self.weight_decay)
-                rate = 0.2 * math.sqrt(max(matrix.shape)) * learning_rate
-                matrix.add_(orthogonalized(ahead, self.dtype), alpha=-rate)
+                ahead.setdefault(matrix.shape, {})[name] = as_matrix(gradient).lerp(momentum, MOMENTUM)  # Nesterov's
+        self.directions = {}
+        for shape, matrices in ahead.items():
+            scaled = orthogonalized(torch.stack([*matrices.values()]), self.dtype).float() * 0.2 * math.sqrt(max(shape))
+            self.directions |= zip(matrices, scaled, strict=True)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """One step along the gradients that the network's weights have, and the directions that `aim` has found."""
+        self.adamw.param_groups[0]["lr"] = learning_rate
+        self.adamw.step()
+        if self.directions:
+            moved = [self.matrices[name] for name in self.directions]
+            torch._foreach_mul_(moved, 1 - learning_rate * self.weight_decay)
+            torch._foreach_add_(moved, [*self.directions.values()], alpha=-learning_rate)
         for parameter in self.parameters.values():
             parameter.grad = None
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
 from fromnoise.errors import UserError
+from fromnoise.train.captured import Captured
 from fromnoise.train.checkpoint import (
     Environment,
     Groups,
@@ -26,11 +28,11 @@ from fromnoise.train.memory import keep_freed_memory
 from fromnoise.train.optimizer import Optimizer, learning_rate_at
 from fromnoise.train.processes import make_accelerator
 from fromnoise.train.randomness import batch_indices
-from fromnoise.train.task import on_device
+from fromnoise.train.task import Batch, on_device
 from fromnoise.train.tasks import TASKS
 
 STEPS_TO_FIRST_GRADIENTS = 10  # behind layers that start at zero, the gradients of the first few steps are zero
-COMPILE_FROM_IMAGES = 100_000  # the warm-up is won back after about half of that
+COMPILE_FROM_IMAGES = 100_000  # on a CPU, where the warm-up is won back after about half of that
 
 
 class Step(NamedTuple):
@@ -86,6 +88,9 @@ class Trainer:
             network.compile()
         # moving it to gloo's cpu:0 would copy the weights, and averages and Muon look at those of now
         self.parallel = self.accelerator.prepare_model(network, device_placement=False)
+        self.differentiate: Callable[[Batch], tuple[Tensor, Tensor]] = self._differentiate
+        if self.device.type == "cuda" and processes == 1 and not self.compile:
+            self.differentiate = Captured(self._differentiate, network)
         self.step = 0
         self.history: tuple[str, ...] = ()
 
@@ -100,7 +105,7 @@ class Trainer:
 
     def _decide_compile(self) -> bool:
         loop = self.config.train
-        worth_it = loop.steps * loop.batch_size >= COMPILE_FROM_IMAGES and self.device.type != "mps"
+        worth_it = loop.steps * loop.batch_size >= COMPILE_FROM_IMAGES and self.device.type == "cpu"
         wanted = loop.compile == "yes" or (loop.compile == "auto" and worth_it)
         if not wanted or compiler_works(self.device):
             return wanted
@@ -120,16 +125,22 @@ class Trainer:
         batch = self.task.batch(indices, loop.seed, self.step)
         shares, mine = self.accelerator.num_processes, self.accelerator.process_index
         batch = on_device({name: values.chunk(shares)[mine] for name, values in batch.items()}, self.device)
-        with self.precision():
-            losses = self.task.loss(self.parallel, batch)
-        loss = losses.mean()
-        self.accelerator.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), loop.gradient_clip)
+        loss, norm = self.differentiate(batch)
         learning_rate = learning_rate_at(self.step, loop)
         self.optimizer.step(learning_rate)
         self.ema.update(self.state.values())
         self.step += 1
-        return Step(loss.detach(), norm.detach(), learning_rate)
+        return Step(loss, norm, learning_rate)
+
+    def _differentiate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of a batch and the norm of its gradient, which the weights and the optimiser then have."""
+        with self.precision():
+            losses = self.task.loss(self.parallel, batch)
+        loss = losses.mean()
+        self.accelerator.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.train.gradient_clip)
+        self.optimizer.aim()
+        return loss.detach(), norm.detach()
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
