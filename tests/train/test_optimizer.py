@@ -66,9 +66,12 @@ def test_steps_of_matrices_are_orthogonal_and_as_long_as_said(network):
     assert checked == 12 * 3 + 7 + 6 * 4 + 2  # residual blocks, their shortcuts, attention, down- and upsampling
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_muon_is_torchs_in_the_precision_of_the_run(network, dtype, monkeypatch):
-    """Bit for bit. Torch's own computes in bf16 always, so for fp32 its conversion is taken away."""
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2e-4), (torch.float32, 1e-7)])
+def test_muon_is_torchs_in_the_precision_of_the_run(network, dtype, rounding, monkeypatch):
+    """Up to rounding, for matrices of one shape are multiplied at once here.
+
+    Torch's own computes in bf16 always, so for fp32 its conversion is taken away.
+    """
     if dtype == torch.float32:
         monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     ours = Optimizer(network, dataclasses.replace(MUON, weight_decay=0.1), dtype)
@@ -83,7 +86,7 @@ def test_muon_is_torchs_in_the_precision_of_the_run(network, dtype, monkeypatch)
         ours.step(rate)
         oracle.step()
     for name, matrix in theirs.items():
-        assert as_matrix(network.get_parameter(name)).equal(matrix), name
+        torch.testing.assert_close(as_matrix(network.get_parameter(name)), matrix, rtol=0, atol=rounding, msg=name)
         assert ours.state()[f"momentum_buffer.{name}"].equal(oracle.state[matrix]["momentum_buffer"])
 
 
