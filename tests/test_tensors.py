@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +101,18 @@ def test_what_is_no_file_is_refused_at_once(make, problem, tmp_path):
     make(path)
     with pytest.raises(UserError, match=problem):
         read_tensors(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux lists what of which file is mapped")
+def test_a_tensor_that_is_let_go_leaves_the_memory(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.ones(300_000), "b": torch.zeros(300_000), "c": torch.ones(0, 3)}, path)
+    tensors = read_tensors(path)
+    of_file = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    assert len(of_file) == 2
+    assert tensors["a"].eq(1).all() and tensors["b"].eq(0).all() and tensors["c"].shape == (0, 3)
+    tensors["a"].add_(1)  # changes no file
+    assert read_tensors(path)["a"].eq(1).all()
+    del tensors["a"]
+    left = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    assert len(left) == 1

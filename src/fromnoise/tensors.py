@@ -1,10 +1,12 @@
 """The one reader of weights: safetensors files, of which nothing is believed that has not been looked at."""
 
+import json
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -14,10 +16,15 @@ from fromnoise.files import open_file
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """in which weights come"""
+BY_NAME = dict(zip(("F16", "BF16", "F32", "F64"), DTYPES, strict=True))
+"""the same, by their names in a file"""
 
 
 def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, on the CPU. They lie in the file itself until they are changed.
+
+    Each is mapped by itself, and its part of the file leaves the memory with it. Mapped as one, a file of which most
+    tensors have been copied into another layout would be in memory twice.
 
     Args:
         wanted: which names; what else there is may be of any type, and is not looked at.
@@ -25,10 +32,29 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) 
     Raises:
         UserError: it is no file, is damaged, or holds what cannot be weights, as `check_finite` says.
     """
-    with _opened(path):
-        tensors = {name: tensor for name, tensor in safetensors.torch.load_file(path).items() if wanted(name)}
+    with _opened(path), safe_open(path, framework="pt") as checked, path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        kept = [name for name in checked.keys() if wanted(name)]  # noqa: SIM118, which is no dict
+        mapped = {name: _mapped(file.fileno(), 8 + length, header[name]) for name in kept}
+        tensors = {name: checked.get_tensor(name) if part is None else part for name, part in mapped.items()}
     check_finite(tensors, path)
     return tensors
+
+
+def _mapped(descriptor: int, start: int, entry: dict[str, Any]) -> Tensor | None:
+    """A tensor that lies in a file, given its entry in the header and where the numbers start; none if it cannot."""
+    (begin, end), dtype = entry["data_offsets"], BY_NAME.get(entry["dtype"])
+    if dtype is None:
+        return None
+    if begin == end:
+        return torch.empty(entry["shape"], dtype=dtype)
+    within = (start + begin) % mmap.ALLOCATIONGRANULARITY
+    page = start + begin - within
+    memory = mmap.mmap(descriptor, within + end - begin, access=mmap.ACCESS_COPY, offset=page)
+    return torch.frombuffer(memory, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=within).view(
+        entry["shape"]
+    )
 
 
 def tensor_names(path: Path) -> list[str]:
