@@ -20,7 +20,11 @@ from torch import Tensor, nn
 from fromnoise.configs import load, refused
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
-from fromnoise.interop.autoencoder import autoencoder_config_from_diffusers, modern_autoencoder_state
+from fromnoise.interop.autoencoder import (
+    autoencoder_config_from_diffusers,
+    autoencoder_config_to_diffusers,
+    modern_autoencoder_state,
+)
 from fromnoise.interop.kinds import what_is
 from fromnoise.interop.rules import headed, read_public
 from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
@@ -129,11 +133,21 @@ def save_model(model: Model, directory: Path, *, dtype: torch.dtype = torch.floa
     parts: dict[str, Any] = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     if isinstance(model.conditioner, Classes):
         parts["id2label"] = {str(i): name for i, name in enumerate(model.conditioner.names)}
-    tensors = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in model.unet.state_dict().items()}
-    _write(directory / "unet" / CONFIG, _to_json(unet_config_to_diffusers(model.unet.config)))
-    _write(directory / "unet" / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    _save_network(model.unet, unet_config_to_diffusers(model.unet.config), directory / "unet", dtype)
     _write(directory / "scheduler" / SCHEDULER_CONFIG, _to_json(noise_to_diffusers(model.noise)))
     _write(directory / INDEX, _to_json(headed("DDPMPipeline", parts)))
+
+
+def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Saves an autoencoder as diffusers' ``AutoencoderKL`` would; each file appears complete or not at all.
+
+    Args:
+        folder: of its config and weights, ``vae`` within a model directory.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    _save_network(autoencoder, autoencoder_config_to_diffusers(autoencoder.config), folder, dtype)
 
 
 def is_supported(directory: Path) -> bool:
@@ -225,6 +239,13 @@ def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Pa
         problems[-1] += f": found {found}, expected {wanted}"
     if problems:
         raise UserError(f"{path}: keys do not fit the config: {'; '.join(problems)}")
+
+
+def _save_network(network: nn.Module, config: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
+    """Writes a network's ``config.json`` and its weights in a precision."""
+    tensors = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in network.state_dict().items()}
+    _write(folder / CONFIG, _to_json(config))
+    _write(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 
 def _to_json(content: dict[str, Any]) -> bytes:
