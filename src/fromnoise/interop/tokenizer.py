@@ -4,9 +4,10 @@ A text is put into Unicode's composed form and lower case, and split into words,
 these is a row of bytes, of which the byte-pair merges make as few tokens as they can.
 """
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from tokenizers.models import BPE
 
 from fromnoise.configs import load, read
 from fromnoise.errors import UserError
-from fromnoise.files import read_bytes
+from fromnoise.files import atomic_write, read_bytes
 
 MAX_BYTES = 2**25  # of a vocabulary or its merges
 LENGTH = 77  # of a text, where the files do not say
@@ -85,9 +86,11 @@ class Tokenizer:
         length: number of ids for each text.
         size: one more than the largest id.
         bos, eos, pad: ids of the tokens that begin a text, end it, and fill up the rest.
+        vocabulary, merges, file: what it was made of.
     """
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], file: TokenizerFile):
+        self.vocabulary, self.merges, self.file = vocabulary, merges, file
         known = file.added_tokens_decoder or {}
         added = [known[key] for key in sorted(known, key=int)]
         by_content = {token.content: token for token in added}
@@ -114,6 +117,35 @@ class Tokenizer:
         ids = (self.bos, *found.ids[:room], self.eos)
         cut = text[found.offsets[room][0] :] if len(found.ids) > room else ""
         return Tokens(ids + (self.pad,) * (self.length - len(ids)), cut, _words(text, found.offsets, room))
+
+    def save(self, directory: Path) -> None:
+        """Writes ``vocab.json``, ``merges.txt`` and ``tokenizer_config.json``, as transformers' ``CLIPTokenizer`` does.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        by_id = dict(sorted(self.vocabulary.items(), key=lambda item: item[1]))
+        merges = ["#version: 0.2", *(f"{left} {right}" for left, right in self.merges)]
+        settings = {key: _written(value) for key, value in vars(self.file).items() if value is not None}
+        settings |= {"model_max_length": self.length, "tokenizer_class": "CLIPTokenizer"}
+        contents = {
+            "vocab.json": json.dumps(by_id, ensure_ascii=False),
+            "merges.txt": "".join(f"{line}\n" for line in merges),
+            "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
+        }
+        for name, content in contents.items():
+            with atomic_write(directory / name) as partial:
+                partial.write_text(content, encoding="utf-8")
+
+
+def _written(value: Any) -> Any:
+    """A setting as it stands in the file."""
+    if isinstance(value, SpecialToken):
+        fields = {key: field for key, field in asdict(value).items() if key != "id"}
+        return {"__type": "AddedToken", **fields}
+    if isinstance(value, dict):
+        return {key: {k: v for k, v in asdict(token).items() if k != "id"} for key, token in value.items()}
+    return value
 
 
 def _words(text: str, offsets: list[tuple[int, int]], room: int) -> tuple[tuple[str, int, int], ...]:
