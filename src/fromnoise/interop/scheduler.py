@@ -143,5 +143,7 @@ def noise_to_diffusers(noise: NoiseConfig, class_name: str = "DDPMScheduler") ->
     """
     written = {key: value for key, value in asdict(noise).items() if value is not None or key not in OPEN_KEYS}
     if class_name == "DPMSolverMultistepScheduler":
-        written = {key: value for key, value in written.items() if _NOT_OF_SOLVERS.get(key, ...) != value} | _SECOND_ORDER
+        written = {
+            key: value for key, value in written.items() if _NOT_OF_SOLVERS.get(key, ...) != value
+        } | _SECOND_ORDER
     return headed(class_name, written)

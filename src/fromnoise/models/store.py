@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 from annotated_types import MaxLen, MinLen
@@ -172,7 +172,9 @@ def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
         raise UserError(f"{layout.unet} is told a text, and {missing}/ is not there: put the pipeline's beside it")
     prompts = open_prompts(layout.text_encoder, layout.tokenizer)
     if (width := prompts.text_encoder.config.width) != context_dim:
-        raise UserError(f"{layout.text_encoder} makes vectors of {width} numbers, the U-Net takes {context_dim}: {OTHER}")
+        raise UserError(
+            f"{layout.text_encoder} makes vectors of {width} numbers, the U-Net takes {context_dim}: {OTHER}"
+        )
     return prompts
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fromnoise import __version__
 from fromnoise.configs import MAX_BYTES, Count, load, parse, read
+from fromnoise.data.captions import Captioned
 from fromnoise.data.images import Images
 from fromnoise.devices import processor
 from fromnoise.errors import UserError
@@ -34,6 +35,7 @@ Groups = dict[str, dict[str, Tensor]]
 """tensors by name, in groups (weights, averages, optimiser) of which each is one file"""
 
 STATE, CHECKSUMS = "state.json", "checksums.json"
+RECORDED = 256  # captioned pictures by which data is recognised
 HEADER_BYTES = 2**24  # what a safetensors file may have beside the numbers
 
 
@@ -45,12 +47,27 @@ class DataRecord:
     pixels: int
     labels: int
     class_names: tuple[str, ...] | None
+    parts: int = 0
+    """of the frozen networks that it is encoded by, and of their tokeniser; 0: there are none"""
 
     @classmethod
     def of(cls, data: Images) -> "DataRecord":
         """The record of these images."""
         pixels, labels = (0 if v is None else zlib.crc32(v.numpy().tobytes()) for v in (data.pixels, data.labels))
         return cls(len(data), pixels, labels, data.class_names)
+
+    @classmethod
+    def of_captioned(cls, data: Captioned) -> "DataRecord":
+        """The record of captioned pictures, by 256 of them, evenly spread; 0 images if they are drawn without end."""
+        count = RECORDED if data.rows is None else min(RECORDED, data.rows)
+        indices = torch.arange(count) * (data.rows or count) // count
+        drawn, captions = data.draw(indices, torch.Generator().manual_seed(0))
+        pictures = captioned = 0
+        for name in sorted(drawn):
+            pictures = zlib.crc32(drawn[name].contiguous().numpy().tobytes(), pictures)
+        for caption in captions:
+            captioned = zlib.crc32(caption.encode(), captioned)
+        return cls(data.rows or 0, pictures, captioned, None)
 
 
 @dataclass(frozen=True)
