@@ -2,34 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from drawing import assert_same_picture
 from small_sd import random_pipeline
 
 from fromnoise.models import Model, open_model, save_model
 from fromnoise.models.conditioning import Unconditional
-from fromnoise.sampling.generate import generate
-from fromnoise.sampling.request import Request
 
 PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
-WORDS = "the cat riding"
-
-
-def drawn_by_diffusers(folder, steps: int) -> np.ndarray:
-    """A picture of `WORDS`, ``(H, W, 3)`` from 0 to 255, by the scheduler in the folder."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": steps, "guidance_scale": 3.0, "output_type": "np"}
-    return pipeline(WORDS, generator=torch.Generator().manual_seed(0), **options).images[0] * 255
-
-
-def assert_same_picture(folder, steps: int = 5) -> None:
-    image = generate(open_model(folder), Request(prompts=(WORDS,), guidance=3.0, steps=steps))[0]
-    there = drawn_by_diffusers(folder, steps)
-    assert np.abs(image.permute(1, 2, 0).numpy() - there).max() <= 1
-    assert there.std() > 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
