@@ -8,7 +8,14 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from fromnoise.nn.unet import UNetConfig
+from fromnoise.diffusion.noise import NoiseConfig
+from fromnoise.interop.tokenizer import Tokenizer, TokenizerFile
+from fromnoise.models import Model
+from fromnoise.models.conditioning import Prompts
+from fromnoise.models.space import Latents
+from fromnoise.nn.autoencoder import Autoencoder, AutoencoderConfig
+from fromnoise.nn.text_encoder import TextEncoder, TextEncoderConfig
+from fromnoise.nn.unet import UNet, UNetConfig
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 KNOWN_WORDS = ("cat", "dog", "hello", "the", "photo", "of", "riding", "painting", "ing</w>", "!!", "Ã©")
@@ -127,3 +134,50 @@ def save_pipeline(
     pipeline.save_pretrained(directory, **options)
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return directory
+
+
+def random_parts(size: int = 16) -> tuple[Autoencoder, Prompts]:
+    """An autoencoder of ours that quarters pictures of this size, and a text encoder with its tokeniser; random."""
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(
+        AutoencoderConfig(
+            sample_size=size,
+            channels=(4, 8, 8),
+            layers_per_block=1,
+            middle_attention=False,
+            norm_groups=4,
+            scaling_factor=0.5,
+        )
+    )
+    text = TextEncoderConfig(len(VOCABULARY), width=16, mlp_width=32, layers=2, heads=2, max_length=12)
+    file = TokenizerFile(model_max_length=text.max_length)
+    return autoencoder.eval(), Prompts(Tokenizer(VOCABULARY, MERGES, file), TextEncoder(text).eval())
+
+
+def random_pipeline(size: int = 16) -> Model:
+    """A whole model around these parts, with random weights throughout, also where training would start from zero."""
+    autoencoder, prompts = random_parts(size)
+    unet = UNet(
+        UNetConfig(
+            in_channels=4,
+            out_channels=4,
+            sample_size=size // 4,
+            channels=(8, 16),
+            attention_levels=(True, True),
+            layers_per_block=1,
+            context_dim=16,
+            heads=(1, 2),
+            norm_groups=4,
+        )
+    )
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    noise = NoiseConfig(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=None,
+        timestep_spacing="trailing",
+        steps_offset=1,
+        set_alpha_to_one=None,
+    )
+    return Model(unet.eval(), noise, Latents(autoencoder, (4, size // 4, size // 4)), prompts)

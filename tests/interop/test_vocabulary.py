@@ -8,7 +8,7 @@ from test_tokenizer import AWKWARD
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from fromnoise.interop.tokenizer import read_tokenizer
-from fromnoise.interop.vocabulary import BOS, EOS, SMALLEST, learn_vocabulary, save_vocabulary
+from fromnoise.interop.vocabulary import BOS, EOS, SMALLEST, learn_vocabulary
 
 CAPTIONS = [
     *("A large red seven on a blue background", "a small white three left of a green nine", "it's a photo of a café"),
@@ -24,7 +24,7 @@ def vocabulary():
 @pytest.fixture(scope="module")
 def directory(vocabulary, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_vocabulary(vocabulary, folder)
+    vocabulary.tokenizer().save(folder)
     return folder
 
 

@@ -46,7 +46,7 @@ def test_few_held_out_images_have_a_loss(tmp_path, held_out):
 def test_a_class_among_the_held_out_images_alone(tmp_path, capfd):
     source = pictures(tmp_path, {"train/cat": 3, "train/dog": 3, "test/bird": 2, "test/dog": 1})
     task = DenoisingTask(load_config(str(TINY)), source)
-    assert task.class_names == ("bird", "cat", "dog") and task.images.labels.unique().tolist() == [1, 2]
+    assert task.data.class_names == ("bird", "cat", "dog") and task.data.images.labels.unique().tolist() == [1, 2]
     assert math.isfinite(task.validate(task.network.eval())["validation_loss"])
     assert "class bird has no image to train on\n" in capfd.readouterr().err
 

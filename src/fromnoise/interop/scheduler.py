@@ -34,6 +34,10 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 The `OPEN_KEYS` are not among them: what a file does not say of these, the sampler says (`sampling.methods.SAMPLERS`).
 """
 
+_NOT_OF_SOLVERS = {"variance_type": "fixed_small", "clip_sample_range": 1.0}
+_SECOND_ORDER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+_SECOND_ORDER |= {"lower_order_final": True, "euler_at_final": False, "thresholding": False}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerFile:
@@ -131,7 +135,15 @@ def _check_betas(noise: NoiseConfig, origin: str) -> None:
         raise refused(origin, key, getattr(noise, key), "betas so large leave nothing of the image: use smaller ones")
 
 
-def noise_to_diffusers(noise: NoiseConfig) -> dict[str, Any]:
-    """The content of a ``scheduler_config.json``, in which what is open is left out."""
+def noise_to_diffusers(noise: NoiseConfig, class_name: str = "DDPMScheduler") -> dict[str, Any]:
+    """The content of a ``scheduler_config.json``, in which what is open is left out.
+
+    Of ``DPMSolverMultistepScheduler`` it is the content with which that draws as ``dpmpp-2m`` does here. What its file
+    has no key for is written only where it would be read as something else.
+    """
     written = {key: value for key, value in asdict(noise).items() if value is not None or key not in OPEN_KEYS}
-    return headed("DDPMScheduler", written)
+    if class_name == "DPMSolverMultistepScheduler":
+        written = {
+            key: value for key, value in written.items() if _NOT_OF_SOLVERS.get(key, ...) != value
+        } | _SECOND_ORDER
+    return headed(class_name, written)

@@ -4,10 +4,11 @@ A text is put into Unicode's composed form and lower case, and split into words,
 these is a row of bytes, of which the byte-pair merges make as few tokens as they can.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from tokenizers.models import BPE
 
 from fromnoise.configs import load, read
 from fromnoise.errors import UserError
-from fromnoise.files import read_bytes
+from fromnoise.files import atomic_write, read_bytes
 
 MAX_BYTES = 2**25  # of a vocabulary or its merges
 LENGTH = 77  # of a text, where the files do not say
@@ -89,6 +90,7 @@ class Tokenizer:
         size: one more than the largest id.
         bos, eos, pad: ids of the tokens that begin a text, end it, and fill up the rest.
         known_words: all that a model was trained on, in lower case; none: nobody has written them down.
+        vocabulary, merges, file: what it was made of.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Tokenizer:
         file: TokenizerFile,
         known_words: frozenset[str] | None = None,
     ):
+        self.vocabulary, self.merges, self.file, self.known_words = vocabulary, merges, file, known_words
         known = file.added_tokens_decoder or {}
         added = [known[key] for key in sorted(known, key=int)]
         by_content = {token.content: token for token in added}
@@ -112,7 +115,6 @@ class Tokenizer:
         self.size = 1 + max(ids.values())
         self.bos, self.eos, self.pad = ids[bos.content], ids[eos.content], ids[pad.content]
         self.length = int(file.model_max_length) if file.model_max_length < 1e6 else LENGTH  # 1e30 stands for none
-        self.known_words = known_words
 
     def __call__(self, text: str) -> Tokens:
         try:
@@ -128,6 +130,27 @@ class Tokenizer:
         """The words of a text that the model was not trained on, in order, each once; none where that is not known."""
         return [] if self.known_words is None else [word for word in spoken(text) if word not in self.known_words]
 
+    def save(self, directory: Path) -> None:
+        """Writes the files of transformers' ``CLIPTokenizer``, and the known words, where there are any.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        by_id = dict(sorted(self.vocabulary.items(), key=lambda item: item[1]))
+        merges = ["#version: 0.2", *(f"{left} {right}" for left, right in self.merges)]
+        settings = {key: _written(value) for key, value in vars(self.file).items() if value is not None}
+        settings |= {"model_max_length": self.length, "tokenizer_class": "CLIPTokenizer"}
+        contents = {
+            "vocab.json": json.dumps(by_id, ensure_ascii=False),
+            "merges.txt": "".join(f"{line}\n" for line in merges),
+            "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
+        }
+        if self.known_words is not None:
+            contents[KNOWN_WORDS] = "".join(f"{word}\n" for word in sorted(self.known_words))
+        for name, content in contents.items():
+            with atomic_write(directory / name) as partial:
+                partial.write_text(content, encoding="utf-8")
+
 
 def split_as_clip_does(backend: Backend) -> None:
     """Sets how a text becomes rows of bytes, before any are merged."""
@@ -139,6 +162,16 @@ def split_as_clip_does(backend: Backend) -> None:
 def spoken(text: str) -> list[str]:
     """The words and numbers of a text in lower case, each once, without the signs between them."""
     return list(dict.fromkeys(SPOKEN.findall(unicodedata.normalize("NFC", text).lower())))
+
+
+def _written(value: Any) -> Any:
+    """A setting as it stands in the file."""
+    if isinstance(value, SpecialToken):
+        fields = {key: field for key, field in asdict(value).items() if key != "id"}
+        return {"__type": "AddedToken", **fields}
+    if isinstance(value, dict):
+        return {key: {k: v for k, v in asdict(token).items() if k != "id"} for key, token in value.items()}
+    return value
 
 
 def _words(text: str, offsets: list[tuple[int, int]], room: int) -> tuple[tuple[str, int, int], ...]:

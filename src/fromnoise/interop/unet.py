@@ -220,10 +220,15 @@ def unet_config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
         layers_per_block=config.layers_per_block,
         resnet_time_scale_shift="scale_shift" if config.scale_shift else "default",
         **_block_types(class_name, config.attention_levels),
-        **{theirs: getattr(config, ours) for ours, theirs in _SAME.items()},
+        **{theirs: _plain(getattr(config, ours)) for ours, theirs in _SAME.items()},
         **attention,
     )
     return headed(class_name, {key: value for key, value in asdict(file).items() if key not in OF_AVERAGES})
+
+
+def _plain(value: Any) -> Any:
+    """A whole number without a point, as the file had it: a config that was read has ``freq_shift`` 0.0 for 0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def modern_unet_state(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:

@@ -3,15 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from fromnoise.files import atomic_write
-from fromnoise.interop.tokenizer import KNOWN_WORDS, Tokenizer, TokenizerFile, split_as_clip_does, spoken
+from fromnoise.interop.tokenizer import Tokenizer, TokenizerFile, split_as_clip_does, spoken
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
@@ -69,23 +67,3 @@ def learn_vocabulary(captions: Sequence[str], size: int, length: int) -> Vocabul
     merges = tuple((left, right) for left, right in model["merges"])
     words = frozenset(word for caption in captions for word in spoken(caption))
     return Vocabulary(dict(sorted(tokens.items(), key=lambda item: item[1])), merges, length, words)
-
-
-def save_vocabulary(vocabulary: Vocabulary, directory: Path) -> None:
-    """Writes the files that transformers' ``CLIPTokenizer`` and `read_tokenizer` open, and the known words.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    names = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
-    config = {**names, "model_max_length": vocabulary.length, "tokenizer_class": "CLIPTokenizer"}
-    merges = ["#version: 0.2", *(f"{left} {right}" for left, right in vocabulary.merges)]
-    files = {
-        "vocab.json": json.dumps(vocabulary.tokens, ensure_ascii=False),
-        "merges.txt": "\n".join(merges),
-        "tokenizer_config.json": json.dumps(config, indent=2),
-        KNOWN_WORDS: "\n".join(sorted(vocabulary.words)),
-    }
-    for name, content in files.items():
-        with atomic_write(directory / name) as partial:
-            partial.write_text(content + "\n", encoding="utf-8")

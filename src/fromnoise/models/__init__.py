@@ -2,6 +2,6 @@
 
 from fromnoise.models.hub import cached_models, open_model, shipped_models
 from fromnoise.models.model import Model
-from fromnoise.models.store import save_model
+from fromnoise.models.saving import save_model
 
 __all__ = ["Model", "cached_models", "open_model", "save_model", "shipped_models"]

@@ -1,19 +1,15 @@
 """The files of a CLIP: those of the whole, and those of its text encoder, which a pipeline has."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from fromnoise.configs import load
-from fromnoise.files import atomic_write
 from fromnoise.interop.clip import clip_config_from_transformers, clip_config_to_transformers
-from fromnoise.interop.vocabulary import Vocabulary, save_vocabulary
+from fromnoise.interop.vocabulary import Vocabulary
 from fromnoise.models.layout import CONFIG, TEXT_STEM
+from fromnoise.models.saving import save_network, write_json
 from fromnoise.models.store import open_network
 from fromnoise.nn.clip import Clip
 
@@ -37,11 +33,12 @@ def save_clip(clip: Clip, vocabulary: Vocabulary, directory: Path, dtype: torch.
         UserError: a file cannot be written.
     """
     config = clip_config_to_transformers(clip.config)
-    _save(directory / "clip", config, clip.state_dict(), dtype)
-    _write_json(directory / "clip" / "preprocessor_config.json", _preprocessor(clip.config.image.size))
-    _save(directory / "text_encoder", config["text_config"], clip.text_model.state_dict(), dtype)
+    weights = f"{TEXT_STEM}.safetensors"
+    save_network(clip, config, directory / "clip", weights, dtype)
+    write_json(directory / "clip" / "preprocessor_config.json", _preprocessor(clip.config.image.size))
+    save_network(clip.text_model, config["text_config"], directory / "text_encoder", weights, dtype)
     for folder in ("clip", "tokenizer"):
-        save_vocabulary(vocabulary, directory / folder)
+        vocabulary.tokenizer().save(directory / folder)
 
 
 def _preprocessor(size: int) -> dict[str, Any]:
@@ -54,15 +51,3 @@ def _preprocessor(size: int) -> dict[str, Any]:
         "image_mean": half,
         "image_std": half,
     }
-
-
-def _save(folder: Path, config: dict[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
-    _write_json(folder / CONFIG, config)
-    with atomic_write(folder / f"{TEXT_STEM}.safetensors") as partial:
-        partial.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -60,13 +60,14 @@ class Pixels:
 class Latents:
     """The network sees an autoencoder's latents, multiplied so that their standard deviation is 1.
 
-    Images are encoded as the mean of their latents. Both ways take one image at a time, which is what fits in memory
-    at 768x768 pixels and makes each image independent of its neighbours.
+    Images are encoded as the mean of their latents, ``at_a_time`` of them together. They are decoded one by one,
+    and usually encoded so: that fits in memory at 768x768 pixels, and no image depends on its neighbours.
     """
 
     autoencoder: Autoencoder
     shape: tuple[int, int, int]
     limit: float | None = None
+    at_a_time: int = 1  # how many images are encoded together
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -75,7 +76,7 @@ class Latents:
 
     def encode(self, images: Tensor) -> Tensor:
         dtype, scale = self._dtype, self.autoencoder.config.scaling_factor
-        means = [self.autoencoder.encode(image.to(dtype))[0] for image in images.split(1)]
+        means = [self.autoencoder.encode(part.to(dtype))[0] for part in images.split(self.at_a_time)]
         return torch.cat(means).to(images) * scale  # (B, C, h, w)
 
     def decode(self, x: Tensor) -> Tensor:

@@ -1,45 +1,36 @@
-"""A model directory: open it and save it.
+"""Opens a model directory.
 
-The layout is that of diffusers: ``model_index.json``, ``unet/`` and ``scheduler/``, weights as safetensors. What is
-saved here opens there with ``from_pretrained(DIR)``, and what diffusers saved for a ``UNet2DModel`` or for Stable
-Diffusion 1 and 2 opens here, in each of the forms that `layout` knows. A pickle in a directory is never opened.
+The layout is that of diffusers: ``model_index.json``, ``unet/`` and ``scheduler/``, weights as safetensors. What
+`saving` saved opens here, and so does what diffusers saved for a ``UNet2DModel`` or for Stable Diffusion 1 and 2, in
+each of the forms that `layout` knows. A pickle in a directory is never opened.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
-import safetensors.torch
 import torch
 from annotated_types import MaxLen, MinLen
 from torch import Tensor, nn
 
 from fromnoise.configs import load, refused
 from fromnoise.errors import UserError
-from fromnoise.files import atomic_write
-from fromnoise.interop.autoencoder import (
-    autoencoder_config_from_diffusers,
-    autoencoder_config_to_diffusers,
-    modern_autoencoder_state,
-)
+from fromnoise.interop.autoencoder import autoencoder_config_from_diffusers, modern_autoencoder_state
 from fromnoise.interop.kinds import what_is
-from fromnoise.interop.rules import headed, read_public
-from fromnoise.interop.scheduler import noise_from_diffusers, noise_to_diffusers
+from fromnoise.interop.rules import read_public
+from fromnoise.interop.scheduler import noise_from_diffusers
 from fromnoise.interop.single_file import read_single_file
 from fromnoise.interop.text_encoder import POSITIONS, modern_text_encoder_state, text_encoder_config_from_transformers
 from fromnoise.interop.tokenizer import read_tokenizer
-from fromnoise.interop.unet import modern_unet_state, unet_config_from_diffusers, unet_config_to_diffusers
-from fromnoise.models.conditioning import Classes, Prompts
+from fromnoise.interop.unet import modern_unet_state, unet_config_from_diffusers
+from fromnoise.models.conditioning import Prompts
 from fromnoise.models.layout import (
     CONFIG,
     INDEX,
-    SCHEDULER_CONFIG,
     STEM,
     TEXT_STEM,
-    WEIGHTS,
     Layout,
     find_layout,
     weight_files,
@@ -54,6 +45,7 @@ from fromnoise.tensors import read_tensors
 C = TypeVar("C")
 Network = TypeVar("Network", bound=nn.Module)
 
+OTHER = "they are parts of different models"
 Part = tuple[str | None, str | None]  # a library and a class, or nulls where the pipeline has none
 
 
@@ -124,32 +116,6 @@ def open_single_file(path: Path, vocabulary: Path) -> Model:
     return Model(unet, file.noise, latents, Prompts(read_tokenizer(vocabulary), text_encoder))
 
 
-def save_model(model: Model, directory: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Saves a model as diffusers' ``DDPMPipeline`` would; each file appears complete or not at all.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    parts: dict[str, Any] = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
-    if isinstance(model.conditioner, Classes):
-        parts["id2label"] = {str(i): name for i, name in enumerate(model.conditioner.names)}
-    _save_network(model.unet, unet_config_to_diffusers(model.unet.config), directory / "unet", dtype)
-    _write(directory / "scheduler" / SCHEDULER_CONFIG, _to_json(noise_to_diffusers(model.noise)))
-    _write(directory / INDEX, _to_json(headed("DDPMPipeline", parts)))
-
-
-def save_autoencoder(autoencoder: Autoencoder, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Saves an autoencoder as diffusers' ``AutoencoderKL`` would; each file appears complete or not at all.
-
-    Args:
-        folder: of its config and weights, ``vae`` within a model directory.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    _save_network(autoencoder, autoencoder_config_to_diffusers(autoencoder.config), folder, dtype)
-
-
 def is_supported(directory: Path) -> bool:
     """Whether `open_directory` can open it, judged by its configs and by which files are there."""
     try:
@@ -161,16 +127,41 @@ def is_supported(directory: Path) -> bool:
         return False
 
 
+def open_autoencoder(folder: Path) -> Autoencoder:
+    """The autoencoder in a folder such as ``vae``.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    config = autoencoder_config_from_diffusers(load(folder / CONFIG), str(folder / CONFIG))
+    return open_network(Autoencoder, config, folder, modern_autoencoder_state)
+
+
+def open_prompts(text_encoder: Path, tokenizer: Path) -> Prompts:
+    """The text encoder and the tokeniser in two folders, which must fit each other.
+
+    Raises:
+        UserError: one of them cannot be opened, or they do not fit.
+    """
+    config = text_encoder_config_from_transformers(load(text_encoder / CONFIG), str(text_encoder / CONFIG))
+    words = read_tokenizer(tokenizer)
+    if words.size > config.vocabulary or words.length > config.max_length:
+        raise UserError(
+            f"{tokenizer} has {words.size} tokens and makes {words.length} of a text, "
+            f"{text_encoder} takes {config.vocabulary} and {config.max_length}: {OTHER}"
+        )
+    return Prompts(words, open_network(TextEncoder, config, text_encoder, modern_text_encoder_state, stem=TEXT_STEM))
+
+
 def _open_latents(folder: Path, unet: UNetConfig) -> Latents:
     """The space of the autoencoder in a folder, which must be the one that the network sees."""
-    config = autoencoder_config_from_diffusers(load(folder / CONFIG), str(folder / CONFIG))
-    channels = config.latent_channels
+    autoencoder = open_autoencoder(folder)
+    channels = autoencoder.config.latent_channels
     if unet.out_channels != channels or unet.in_channels not in (channels, 2 * channels + 1):
         raise UserError(
             f"{folder} has latents of {channels} channels, and the U-Net takes {unet.in_channels} and predicts "
-            f"{unet.out_channels}: they are parts of different models"
+            f"{unet.out_channels}: {OTHER}"
         )
-    autoencoder = open_network(Autoencoder, config, folder, modern_autoencoder_state)
     return Latents(autoencoder, (channels, unet.sample_size, unet.sample_size))
 
 
@@ -179,19 +170,12 @@ def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
     if layout.text_encoder is None or layout.tokenizer is None:
         missing = "tokenizer" if layout.text_encoder else "text_encoder"
         raise UserError(f"{layout.unet} is told a text, and {missing}/ is not there: put the pipeline's beside it")
-    folder = layout.text_encoder
-    config = text_encoder_config_from_transformers(load(folder / CONFIG), str(folder / CONFIG))
-    tokenizer = read_tokenizer(layout.tokenizer)
-    other = "they are parts of different models"
-    if config.width != context_dim:
-        raise UserError(f"{folder} makes vectors of {config.width} numbers, the U-Net takes {context_dim}: {other}")
-    if tokenizer.size > config.vocabulary or tokenizer.length > config.max_length:
+    prompts = open_prompts(layout.text_encoder, layout.tokenizer)
+    if (width := prompts.text_encoder.config.width) != context_dim:
         raise UserError(
-            f"{layout.tokenizer} has {tokenizer.size} tokens and makes {tokenizer.length} of a text, "
-            f"{folder} takes {config.vocabulary} and {config.max_length}: {other}"
+            f"{layout.text_encoder} makes vectors of {width} numbers, the U-Net takes {context_dim}: {OTHER}"
         )
-    text_encoder = open_network(TextEncoder, config, folder, modern_text_encoder_state, stem=TEXT_STEM)
-    return Prompts(tokenizer, text_encoder)
+    return prompts
 
 
 def open_network(
@@ -239,19 +223,3 @@ def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Pa
         problems[-1] += f": found {found}, expected {wanted}"
     if problems:
         raise UserError(f"{path}: keys do not fit the config: {'; '.join(problems)}")
-
-
-def _save_network(network: nn.Module, config: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
-    """Writes a network's ``config.json`` and its weights in a precision."""
-    tensors = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in network.state_dict().items()}
-    _write(folder / CONFIG, _to_json(config))
-    _write(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-
-
-def _to_json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as partial:
-        partial.write_bytes(content)

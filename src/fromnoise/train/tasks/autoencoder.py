@@ -14,7 +14,7 @@ from fromnoise.data.images import to_pixels
 from fromnoise.diffusion.latents import kl_to_standard_normal, scaling_factor
 from fromnoise.diffusion.reconstruction import absolute_error, edge_error, psnr
 from fromnoise.errors import UserError
-from fromnoise.models.store import save_autoencoder
+from fromnoise.models.saving import save_autoencoder
 from fromnoise.nn.autoencoder import Autoencoder, AutoencoderConfig
 from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import TrainingConfig

@@ -1,7 +1,7 @@
-"""The diffusion model: images are made noisy, and the U-Net learns to tell what they were."""
+"""The diffusion model: images, or latents, are made noisy, and the U-Net learns to tell what they were."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,37 +9,58 @@ from torch import Tensor, nn
 from fromnoise.diffusion.losses import Weighting, training_loss
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import Prediction
-from fromnoise.errors import UserError
 from fromnoise.models import Model, save_model
 from fromnoise.nn.unet import UNet, UNetConfig
-from fromnoise.sampling.generate import generate
-from fromnoise.sampling.request import Request
 from fromnoise.train.checkpoint import DataRecord
-from fromnoise.train.config import TrainingConfig
-from fromnoise.train.randomness import generator_for, step_draws
-from fromnoise.train.task import Batch, device_of, load_splits, on_device
+from fromnoise.train.config import PartsConfig, TrainingConfig
+from fromnoise.train.randomness import Draws, generator_for, step_draws
+from fromnoise.train.task import Batch, device_of, on_device
+from fromnoise.train.tasks.latents import CaptionedLatents
+from fromnoise.train.tasks.pixels import LabelledImages, unet_config
+
+__all__ = ["DenoisingTask", "scheduler_config", "unet_config"]
 
 NOISE_BANDS = 4
 VALIDATION_IMAGES = 1024
 
 
-def unet_config(config: TrainingConfig, num_classes: int | None) -> UNetConfig:
-    """The U-Net of a preset, for data with so many classes (none: unconditional).
+class Examples(Protocol):
+    """What a diffusion model is trained on, how its network sees that, and what it is told of it."""
 
-    Raises:
-        UserError: numbers that do not fit together.
-    """
-    shared = vars(config.network) | {"head_dim": config.network.head_dim or None}
-    rows, colours = None if num_classes is None else num_classes + 1, config.data.channels
-    try:
-        return UNetConfig(colours, colours, config.data.size, num_class_embeds=rows, **shared)
-    except ValueError as error:
-        raise UserError(f"network: {error}") from error
+    rows: int | None  # how many there are; none: they are drawn without end
+    held_out_rows: int | None
+    record: DataRecord
+    network: UNetConfig
+    shape: tuple[int, int, int]  # channels, height and width of what the network sees
+
+    def batch(self, indices: Tensor, seed: int, step: int, draws: Draws) -> Batch:
+        """Those of a step, on the CPU."""
+
+    def held_out_batch(self, indices: Tensor, number: int) -> Batch:
+        """Those at ``indices`` ``(B,)`` of what is held out, by draws that depend on ``number``; nothing is dropped."""
+
+    def inputs(self, batch: Batch) -> Batch:
+        """By the names of `training_loss`: ``x0`` ``(B, *shape)``, and what the network is told; on any device."""
+
+    def model(self, network: UNet, noise: NoiseConfig) -> Model:
+        """A network as a model; shares its weights."""
+
+    def preview(self, model: Model) -> tuple[Tensor, int]:
+        """As `Task.preview`, from the same noise each time."""
+
+    def export(self, folder: Path) -> dict[str, str]:
+        """Writes what goes with the model; returns what the model card says of the data."""
+
+
+def is_latent(config: TrainingConfig) -> bool:
+    """Whether a preset's network sees latents and is told captions."""
+    return config.parts != PartsConfig()
 
 
 def scheduler_config(config: TrainingConfig) -> NoiseConfig:
     """The noise that a model of this preset is trained on, and how it is sampled."""
     scaled = config.diffusion.schedule == "scaled_linear"
+    latent = is_latent(config)  # which no sampler clips, and which is saved with the scheduler of another pipeline
     return NoiseConfig(
         num_train_timesteps=config.diffusion.num_timesteps,
         beta_schedule=config.diffusion.schedule,
@@ -47,80 +68,69 @@ def scheduler_config(config: TrainingConfig) -> NoiseConfig:
         beta_end=0.012 if scaled else 0.02,
         prediction_type=config.diffusion.prediction,
         timestep_spacing="trailing",
+        clip_sample=None if latent else True,
+        steps_offset=1 if latent else 0,
+        set_alpha_to_one=None if latent else True,
     )
 
 
 class DenoisingTask:
-    """Trains a U-Net on images, with or without their labels.
+    """Trains a U-Net on images, with or without their labels, or on captioned latents.
 
     Raises:
         UserError: a network or data that does not fit.
     """
 
     def __init__(self, config: TrainingConfig, source: str):
-        unet_config(config, None)  # refuses, before the data is read, what does not fit together
         self.config = config
-        self.images, self.held_out = load_splits(config.data, source, labelled=config.data.conditional)
-        self.rows: int | None = len(self.images)
-        self.record = DataRecord.of(self.images)
-        self.class_names = self.images.class_names
+        self.data: Examples = (CaptionedLatents if is_latent(config) else LabelledImages)(config, source)
+        self.rows, self.record = self.data.rows, self.data.record
         self.noise = scheduler_config(config)
         self.schedule, self.prediction = self.noise.schedule(), Prediction(self.noise.prediction_type)
         self.weighting = Weighting(config.diffusion.weighting)
         self.objective = f"{self.weighting} weighting, {self.prediction}"
-        self.network = UNet(unet_config(config, None if self.class_names is None else len(self.class_names)))
+        self.network = UNet(self.data.network)
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
-        """Images with a time and noise for each; some are mirrored, and some labels dropped, as the preset says."""
-        images, labels = self.images.batch(indices)
-        data, times = self.config.data, self.config.diffusion.timestep_sampling
-        shape = (len(indices), data.channels, data.size, data.size)
+        """What there is to see and to tell, with a time and noise for each."""
+        shape, times = (len(indices), *self.data.shape), self.config.diffusion.timestep_sampling
         draws = step_draws(seed, step, shape, self.schedule.num_timesteps, times)
-        if data.flip:
-            images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
-        if labels is not None and self.class_names is not None:
-            labels = torch.where(draws.drop < self.config.train.class_dropout, len(self.class_names), labels)
-        return _batch(images, draws.t, draws.noise, labels)
+        return self.data.batch(indices, seed, step, draws) | {"t": draws.t, "noise": draws.noise}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        gamma = self.config.diffusion.gamma
-        return training_loss(network, self.schedule, self.prediction, self.weighting, gamma=gamma, **batch)
+        t, noise = batch["t"], batch["noise"]
+        inputs = self.data.inputs({name: value for name, value in batch.items() if name not in ("t", "noise")})
+        x0, gamma = inputs.pop("x0"), self.config.diffusion.gamma
+        schedule, prediction, weighting = self.schedule, self.prediction, self.weighting
+        return training_loss(network, schedule, prediction, weighting, x0, t, noise, gamma=gamma, **inputs)
 
     def validate(self, network: UNet) -> dict[str, Any]:
-        """The mean loss on held-out images, and in equal bands of time from clean to noisy; no label is dropped.
+        """The mean loss on what is held out, and in equal bands of time from clean to noisy; nothing is dropped.
 
-        Where there are fewer images than bands, they are taken several times.
+        Where there is less than there are bands, it is taken several times.
         """
-        count = max(NOISE_BANDS, min(VALIDATION_IMAGES, len(self.held_out)))
+        rows = self.data.held_out_rows or VALIDATION_IMAGES
+        count = max(NOISE_BANDS, min(VALIDATION_IMAGES, rows))
         t = ((torch.arange(count) + 0.5) / count * self.schedule.num_timesteps).floor() + 1
-        order = torch.randperm(len(self.held_out), generator=generator_for(0, 2)).repeat(NOISE_BANDS)[:count]
+        order = torch.randperm(rows, generator=generator_for(0, 2)).repeat(NOISE_BANDS)[:count]
         losses = []
         for part in torch.arange(count).split(self.config.train.batch_size):
-            images, labels = self.held_out.batch(order[part])
-            noise = torch.randn(images.shape, generator=generator_for(0, 3, int(part[0])))
-            batch = _batch(images, t[part], noise, labels)
+            number = int(part[0])
+            noise = torch.randn((len(part), *self.data.shape), generator=generator_for(0, 3, number))
+            batch = self.data.held_out_batch(order[part], number) | {"t": t[part], "noise": noise}
             losses.append(self.loss(network, on_device(batch, device_of(network))).cpu())
         bands = [band.mean().item() for band in torch.cat(losses).tensor_split(NOISE_BANDS)]
         return {"validation_loss": sum(bands) / len(bands), "validation_loss_by_noise": bands}
 
     def model(self, network: UNet) -> Model:
         """A network as a model; shares its weights."""
-        return Model.of_pixels(network, self.noise, self.class_names)
+        return self.data.model(network, self.noise)
 
     def preview(self, network: UNet) -> tuple[Tensor, int]:
         """A few images, always from the same noise."""
-        columns = 10 if self.class_names is None else min(10, len(self.class_names))
-        classes = None if self.class_names is None else tuple(range(columns))
-        request = Request(n=4 * columns, classes=classes, device=device_of(network).type)
-        return generate(self.model(network), request), columns
+        return self.data.preview(self.model(network))
 
     def export(self, network: UNet, folder: Path, dtype: torch.dtype) -> dict[str, str]:
         """Makes the folder a model directory."""
         save_model(self.model(network), folder, dtype=dtype)
-        facts = {} if self.class_names is None else {"classes": f"{', '.join(self.class_names)}, and none"}
-        return facts | ({"changed to fit": self.images.changes} if self.images.changes else {})
-
-
-def _batch(x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Batch:
-    """By the names of `training_loss`."""
-    return {"x0": x0, "t": t, "noise": noise} | ({} if labels is None else {"class_labels": labels})
+        return self.data.export(folder)
