@@ -30,7 +30,6 @@ SMALL = {
     "network.norm_groups": 4,
     "network.head_dim": 8,
 }
-ALL = ("--train.compile", "no", "--train.dtype", "fp32", "--train.device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -148,36 +147,42 @@ def test_the_card_says_the_one_command():
 # Stopped and resumed
 
 
-def test_killed_in_each_stage_and_between(finished, preset, tmp_path):
+def test_killed_in_each_stage_and_between(finished, preset, tmp_path, capsys):
     out, stage = tmp_path / "run", tmp_path / "run" / "stages" / "classifier"
-    Run(out, *ALL, preset=preset).kill_when(lambda: (out / STAGES / STAGES_FILE).exists())
-    assert not (out / "training.toml").exists()
-    Run(out, *ALL, "--resume", preset=preset).kill_when(lambda: logged_step(stage) >= 2)
-    Run(out, *ALL, "--resume", preset=preset).kill_when((stage / "README.md").exists)
+    Run(out, preset=preset).kill_when(lambda: logged_step(stage) >= 2)
+    Run(out, "--resume", preset=preset).kill_when((stage / "README.md").exists)
     was = (stage / "README.md").stat().st_mtime_ns
-    said = Run(out, *ALL, "--resume", preset=preset)
-    said.kill_when(lambda: logged_step(out) >= 2)
-    said = Run(out, *ALL, "--resume", preset=preset).finish()
-    assert "stage 1 of 2: classifier (finished)\nstage 2 of 2: denoising\n" in said
+    Run(out, "--resume", preset=preset).kill_when(lambda: logged_step(out) >= 2)
+    said = Run(out, "--resume", preset=preset).finish()
+    assert "stage 1 of 2: classifier (finished)\nstage 2 of 2: denoising\nresuming from step " in said
     assert said.endswith(f"trained both: {out}\n")
     assert (stage / "README.md").stat().st_mtime_ns == was
     same(out, finished)
-    again = Run(out, "--resume", preset=preset).finish()
-    assert again == f"stage 1 of 2: classifier (finished)\nstage 2 of 2: denoising (finished)\ntrained both: {out}\n"
+    assert main(["train", str(preset), "--out", str(out), "--resume"]) == 0
+    again = f"stage 1 of 2: classifier (finished)\nstage 2 of 2: denoising (finished)\ntrained both: {out}\n"
+    assert capsys.readouterr().out == again
 
 
-@pytest.mark.parametrize("place", ["stages/classifier", ""], ids=["in the first", "in the last"])
-def test_asked_to_stop(preset, finished, tmp_path, place):
+@pytest.mark.parametrize("left", [STAGES_FILE, ".lock"])
+def test_killed_before_the_first_stage(preset, finished, tmp_path, left):
+    """When nothing but what the stages are was written down, or not even that."""
     out = tmp_path / "run"
-    run = Run(out, *ALL, preset=preset).when(lambda: len(checkpoint_steps(out / place)) >= 1)
+    (out / STAGES / ".partial-x").mkdir(parents=True)
+    shutil.copy(finished / STAGES / left, out / STAGES)
+    train_stages(load_stages(str(preset)), out, resume=True)
+    same(out, finished)
+    assert not list(out.rglob(".partial*"))
+
+
+def test_asked_to_stop(preset, tmp_path):
+    out, stage = tmp_path / "run", tmp_path / "run" / "stages" / "classifier"
+    run = Run(out, preset=preset).when(lambda: len(checkpoint_steps(stage)) >= 1)
     run.send(signal.SIGTERM)
     run.finish(128 + signal.SIGTERM)
     line = run.errors().splitlines()[-1]
-    assert line.startswith(f"fromnoise: stopped; the last good checkpoint is {out / place}/checkpoints/step-0000000")
+    assert line.startswith(f"fromnoise: stopped; the last good checkpoint is {stage}/checkpoints/step-0000000")
     assert line.endswith(": the same command with --resume goes on from it")
     assert not list(out.rglob(".partial*"))
-    Run(out, *ALL, "--resume", preset=preset).finish()
-    same(out, finished)
 
 
 @pytest.fixture
