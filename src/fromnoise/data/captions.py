@@ -82,12 +82,16 @@ class CaptionedImages:
 def load_captioned(config: "DataConfig", source: str) -> tuple[Captioned, Captioned]:
     """The captioned pictures of ``source`` for training, and those that are held out.
 
-    Held out are those of the split ``test``, or 5% of all, as `load_images` chooses them. A picture that is among them
+    Of a folder or a dataset, held out are those of the split ``test``, or 5% of all, as `load_images` chooses them. A picture that is among them
     and among the others is left out of the others.
 
     Raises:
         UserError: there are none, or no captions, or they cannot be read.
     """
+    if source == "scenes":
+        from fromnoise.data.scenes import load_scenes  # which is made of what stands above
+
+        return load_scenes(config)
     splits = open_splits(source, config.configuration)
     held_out = _load(config, source, "test", splits)
     train = _load(config, source, "train", splits, flip=config.flip)
