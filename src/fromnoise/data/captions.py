@@ -82,8 +82,8 @@ class CaptionedImages:
 def load_captioned(config: "DataConfig", source: str) -> tuple[Captioned, Captioned]:
     """The captioned pictures of ``source`` for training, and those that are held out.
 
-    Of a folder or a dataset, held out are those of the split ``test``, or 5% of all, as `load_images` chooses them. A picture that is among them
-    and among the others is left out of the others.
+    Of a folder or a dataset, held out are those of the split ``test``, or 5% of all, as `load_images` chooses them. A
+    picture that is among them and among the others is left out of the others.
 
     Raises:
         UserError: there are none, or no captions, or they cannot be read.
