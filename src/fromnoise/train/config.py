@@ -21,11 +21,10 @@ LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "c
 }
 """how often something is looked at or kept, which changes nothing else"""
 MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
+MAY_CHANGE |= {"data.digits", "data.caption_column"}
 MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
 MAY_CHANGE |= {"parts.autoencoder", "parts.clip"}
-MAY_CHANGE |= {
-    f"data.{name}" for name in ("source", "digits", "image_column", "label_column", "caption_column", "licence")
-}
+MAY_CHANGE |= {f"data.{name}" for name in ("source", "image_column", "label_column", "licence")}
 """what may differ between a run and its resumption: also where the data and the parts come from, whose checksums
 are compared"""
 
