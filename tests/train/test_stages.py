@@ -1,6 +1,7 @@
 """Several stages in order: each in its folder, stopped anywhere and resumed to the same bits."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -10,16 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from runs import CLASSIFIER, TINY, Run, assert_same_run, checkpoint_steps, logged_step
 
 from fromnoise.cli import main
 from fromnoise.errors import UserError
 from fromnoise.models import open_model
+from fromnoise.sampling.generate import generate
+from fromnoise.sampling.request import Request
 from fromnoise.train import run as runs
-from fromnoise.train.config import DataConfig, TrainingConfig, dump_config, load_config
+from fromnoise.train.config import DataConfig, TrainingConfig, dump_config, load_config, preset_names
 from fromnoise.train.folder import STAGES, STAGES_FILE, locked
 from fromnoise.train.run import command
 from fromnoise.train.stages import Shared, SharedData, SharedLoop, load_stages, train_stages
+from fromnoise.train.tasks import TASKS
 from fromnoise.train.tasks.denoising import DenoisingTask
 
 BRIEF = {"steps": 4, "batch_size": 8, "log_every": 1, "checkpoint_every": 1, "validate_every": 4, "preview_every": 4}
@@ -222,6 +227,61 @@ def test_moved_stages_go_on(preset, begun, finished):
     same(Path(moved), finished)
 
 
+# Stable Diffusion, trained smaller still
+
+
+ALL_TASKS = pytest.mark.skipif(not {"autoencoder", "clip"} <= TASKS.keys(), reason="tasks of other branches")
+PARTS = {
+    "autoencoder": {"autoencoder.channels": (8, 16), "autoencoder.latent_channels": 4, "autoencoder.norm_groups": 4},
+    "clip": {f"clip.{key}": value for key, value in {"max_length": 12, "width": 16, "layers": 1, "heads": 2}.items()},
+    "denoising": SMALL | {"network.channels": (16,)},
+}
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory):
+    """The three stages of Stable Diffusion on pictures of 16x16, four steps each."""
+    folder = tmp_path_factory.mktemp("three")
+    for task, settings in PARTS.items():
+        data = DataConfig(source="scenes", digits="digits", channels=3, size=16)
+        config = TrainingConfig(name=f"tiny-{task}", task=task, data=data)
+        config = config.override(settings | {f"train.{key}": value for key, value in BRIEF.items()})
+        (folder / f"{task}.toml").write_text(dump_config(config))
+    (folder / "sd.toml").write_text(f'name = "sd"\nstages = {json.dumps([f"{task}.toml" for task in PARTS])}\n')
+    return folder / "sd.toml"
+
+
+def captioned(folder):
+    """A few pictures of one grey each, with captions."""
+    folder.mkdir()
+    for grey in range(30):
+        Image.new("RGB", (20, 18), (8 * grey,) * 3).save(folder / f"{grey}.png")
+        (folder / f"{grey}.txt").write_text(f"the grey of number {grey}\n{grey}")
+    return folder
+
+
+@ALL_TASKS
+def test_three_stages_make_a_model_that_takes_prompts(three, tmp_path):
+    """On pictures of one's own, which take the place of the scenes in all of them."""
+    shared = Shared(source=str(captioned(tmp_path / "pictures")))
+    out = train_stages(load_stages(str(three)), tmp_path / "run", shared=shared)
+    assert {path.name for path in (out / STAGES).iterdir() if path.is_dir()} == {"autoencoder", "clip"}
+    model = open_model(out)
+    assert model.space.image_shape == (3, 16, 16)
+    assert generate(model, Request(prompts=("the grey",), steps=2)).shape == (1, 3, 16, 16)
+    for stage in ("stages/autoencoder", "stages/clip", ""):
+        assert load_config(str(out / stage / "training.toml")).data.source == str(tmp_path / "pictures")
+    for folder in ("unet", "vae", "text_encoder", "tokenizer", "clip"):
+        assert (out / folder).is_dir()
+    stopped = tmp_path / "stopped"
+    shutil.copytree(out / STAGES, stopped / STAGES)  # and as if it had been killed within the second stage
+    (stopped / "stages/clip/README.md").unlink()
+    shutil.rmtree(stopped / "stages/clip/checkpoints/step-00000004")
+    train_stages(load_stages(str(three)), stopped, resume=True)
+    for stage in ("stages/autoencoder", "stages/clip", ""):
+        assert_same_run(stopped / stage, out / stage)
+
+
 # What is refused
 
 
@@ -297,7 +357,11 @@ def test_bad_lists(tmp_path, text, told):
 
 def test_mini_sd_is_a_list():
     stages = load_stages("mini-sd")
-    assert stages.name == "mini-sd" and len(stages.stages) == 3
+    assert stages.name == "mini-sd" and stages.stages == tuple(
+        f"mini-sd-{name}" for name in ("autoencoder", "clip", "unet")
+    )
+    tasks = [load_config(name).task for name in stages.stages if name in preset_names()]
+    assert tasks == ["autoencoder", "clip", "denoising"][: len(tasks)]
     assert load_stages("mnist") is None and load_stages(str(TINY)) is None and load_stages("nonsense") is None
     with pytest.raises(UserError, match="mini-sd is a list of stages: "):
         load_config("mini-sd")
