@@ -17,6 +17,7 @@ import ours
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 from fromnoise.train.config import load_config, preset_names
+from fromnoise.train.stages import load_stages
 from measure import peak_memory
 
 TASKS = ("import", "sample", "train eager", "train compiled")
@@ -26,7 +27,7 @@ STEPS = 3  # a step's memory is that of any other; the first two make the optimi
 def measure(quick: bool) -> dict[str, dict[str, Any]]:
     """Bytes at the peak, for each preset of a diffusion model and each task."""
     results: dict[str, dict[str, Any]] = {}
-    models = [name for name in preset_names() if load_config(name).task == "denoising"]
+    models = [name for name in preset_names() if load_stages(name) is None and load_config(name).task == "denoising"]
     for preset in ["digits"] if quick else models:
         results[preset] = {}
         for task in TASKS[:-1] if quick else TASKS:

@@ -37,6 +37,7 @@ from fromnoise.train.config import (
     preset_names,
 )
 from fromnoise.train.folder import PRESET, check_folder, how_to_go_on
+from fromnoise.train.stages import StagesConfig, TrainStages, load_stages, refuse_other_options, train_stages
 
 OVERVIEW = f"""fromnoise {__version__}: diffusion models, from the mathematics to the running model
 
@@ -247,6 +248,8 @@ def train(arguments: Sequence[str]) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     if not named and not {"-h", "--help"} & set(arguments):
         raise UserError(f"which preset? There are {', '.join(preset_names())}; or give a .toml file")
+    if named and (stages := load_stages(arguments[0])) is not None:
+        return _train_stages(stages, arguments[1:])
     preset = load_config(arguments[0] if named else "mnist-conditional")
     words = arguments[1:] if named else arguments
     config, options = _overridden(preset, words)
@@ -264,6 +267,15 @@ def train(arguments: Sequence[str]) -> None:
     if is_first_here():
         hint = f" (fromnoise sample {out})" if config.task == "denoising" else ""
         print(f"trained {config.name}: {out}{hint}")
+
+
+def _train_stages(stages: StagesConfig, arguments: Sequence[str]) -> None:
+    refuse_other_options(stages, arguments)
+    options: TrainStages = parse(TrainStages, f"train {stages.name}", arguments)
+    out = options.out or Path("runs") / stages.name
+    train_stages(stages, out, shared=options.shared, resume=options.resume)
+    if is_first_here():
+        print(f"trained {stages.name}: {out}")
 
 
 def _overridden(preset: TrainingConfig, arguments: Sequence[str]) -> tuple[TrainingConfig, Train]:

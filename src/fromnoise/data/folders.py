@@ -12,7 +12,7 @@ from typing import Any
 from fromnoise.data.arrow import read_parquet, read_saved
 from fromnoise.data.listing import list_files
 from fromnoise.data.official import read_cifar, read_idx
-from fromnoise.data.table import SPLITS, Datasets, File, Table, assembled, in_memory
+from fromnoise.data.table import CAPTION_COLUMNS, SPLITS, Datasets, File, Table, assembled, in_memory
 from fromnoise.errors import UserError, told
 from fromnoise.terminal import warn
 
@@ -59,6 +59,8 @@ def read_images(files: Sequence[File]) -> tuple[Datasets, Iterable[File]]:
     """
     images = [file for file in files if file.below.suffix.lower() in SUFFIXES]
     metadata, used = _read_metadata(files, {file.path for file in images})
+    if not any(key in row for row in metadata.values() for key in CAPTION_COLUMNS):
+        used += _read_texts(files, images, metadata)
     keys = dict.fromkeys(key for row in metadata.values() for key in row)
     placed = _placed(images)
     level = len(os.path.commonprefix([folders for _, folders in placed.values()]))
@@ -106,7 +108,7 @@ def _read_metadata(files: Sequence[File], images: set[Path]) -> tuple[dict[Path,
             text = file.read().decode("utf-8-sig")
             lines = map(json.loads, filter(str.strip, text.split("\n")))
             rows = csv.DictReader(io.StringIO(text, "")) if file.below.suffix.lower() == ".csv" else lines
-            named = {str(row["file_name"]): row for row in rows if "file_name" in row}
+            named = _by_name(rows)
         used += [file] if named else []
         for name, row in named.items():
             path = Path(os.path.normpath(file.path.parent / name))
@@ -114,6 +116,31 @@ def _read_metadata(files: Sequence[File], images: set[Path]) -> tuple[dict[Path,
                 raise UserError(f"{file.path} names {name}, and no such image is there: add it, or remove its row")
             found[path] = {k: v for k, v in row.items() if k not in ("file_name", "image", None) and v != ""}
     return found, used
+
+
+def _by_name(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of metadata by the images that they name; of several rows for an image the captions are put together."""
+    named: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if "file_name" not in row:
+            continue
+        before = named.setdefault(str(row["file_name"]), row)
+        if before is not row:
+            pairs = {key: [before.get(key), row.get(key)] for key in CAPTION_COLUMNS if key in before or key in row}
+            listed = {key: [cell if isinstance(cell, list) else [cell] for cell in pair] for key, pair in pairs.items()}
+            named[str(row["file_name"])] = before | row | {key: one + other for key, (one, other) in listed.items()}
+    return named
+
+
+def _read_texts(files: Sequence[File], images: Sequence[File], metadata: dict[Path, dict[str, Any]]) -> list[File]:
+    """Adds the captions that lie beside images as texts of the same name, one a line; the files of these texts."""
+    texts = {file.below.with_suffix(""): file for file in files if file.below.suffix.lower() == ".txt"}
+    beside = {image: texts[stem] for image in images if (stem := image.below.with_suffix("")) in texts}
+    for image, file in beside.items():
+        with told(f"{file.path} cannot be read"):
+            lines = file.read().decode("utf-8-sig").splitlines()
+        metadata[image.path] = metadata.get(image.path, {}) | {"text": [*filter(str.strip, lines)] or [""]}
+    return list(beside.values())
 
 
 def _numbers(values: list[Any]) -> list[Any]:

@@ -109,12 +109,10 @@ def load_images(
     if channels not in MODES:
         raise UserError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
     check_colour(background)
-    splits = _open(source, configuration)
-    stored, rows = _choose_rows(source, split, {name: table.rows for name, table in splits.items()})
-    if others := sorted(set(splits) - {_stored(name, splits) for name in (split, "train", "test")}):
-        warn(f"{source}: not read: split {', '.join(others)}")
+    splits = open_splits(source, configuration)
+    stored, rows = choose_rows(source, split, splits)
     table, chosen, place = splits[stored], set(rows), f"{source}, {stored} row"
-    column = _image_column(source, table.columns, image_column)
+    column = image_column_of(source, table.columns, image_column)
     labels, class_names = None, None
     if labelled:
         label_column = _label_column(source, table.columns, label_column)
@@ -128,13 +126,13 @@ def load_images(
         labels, class_names = torch.tensor([numbers[found[row]] for row in rows]), tuple(map(str, classes))
     cells = ((f"{place} {row}", cell) for row, cell in enumerate(table.values(column)) if row in chosen)
     fit = partial(decode, channels=channels, size=size, resize=resize, background=background)
-    pixels, changes = _pixels(source, cells, (len(rows), channels, size, size), fit)
+    pixels, changes = read_pixels(source, cells, (len(rows), channels, size, size), fit)
     if changes:
         warn(f"{source}, {split}: {changes}")
     return Images(pixels, labels, class_names, changes)
 
 
-def _open(source: str, configuration: str | None) -> Splits:
+def open_splits(source: str, configuration: str | None) -> Splits:
     """Every split of the dataset that is asked for."""
     if source == "digits":
         found = {"": _digits()}
@@ -174,8 +172,9 @@ def _stored(split: str, names: Collection[str]) -> str | None:
     return split if split in names else next((kinds[other] for other in (kind, *others) if other in kinds), None)
 
 
-def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, Sequence[int]]:
-    """The stored split to read and its rows, given how many rows each stored split has."""
+def choose_rows(source: str, split: str, splits: Splits) -> tuple[str, Sequence[int]]:
+    """The stored split to read for one that is asked for, and its rows. Others that nobody reads are told of."""
+    sizes = {name: table.rows for name, table in splits.items()}
     if (stored := _stored(split, sizes)) is None:
         raise UserError(f"{source} has no split '{split}': it has {', '.join(sorted(sizes, reverse=True))}")
     rows: Sequence[int] = range(sizes[stored])
@@ -185,10 +184,12 @@ def _choose_rows(source: str, split: str, sizes: dict[str, int]) -> tuple[str, S
         rows = sorted(order[held_out:] if SPLITS.get(split.lower()) == "train" else order[:held_out])
     if not rows:
         raise UserError(f"{source} has no image for its split '{split}': it holds {sum(sizes.values())} in all")
+    if others := sorted(set(splits) - {_stored(name, splits) for name in (split, "train", "test")}):
+        warn(f"{source}: not read: split {', '.join(others)}")
     return stored, rows
 
 
-def _image_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
+def image_column_of(source: str, columns: dict[str, Column], asked: str | None) -> str:
     for column in [asked] if asked else columns:
         if column in columns and columns[column].kind == "images":
             return column
@@ -220,7 +221,7 @@ def _classes(splits: Splits, column: str) -> list[Any]:
     return sorted(classes, key=lambda value: (isinstance(value, str), value))
 
 
-def _pixels(
+def read_pixels(
     source: str, cells: Iterable[tuple[str, Any]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
 ) -> tuple[Tensor, str]:
     """All images, decoded one at a time, uint8 of ``shape`` ``(N, C, H, W)``, and what was done to them, in words."""

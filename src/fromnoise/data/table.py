@@ -11,6 +11,8 @@ SPLITS = {"train": "train", "training": "train"}
 SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 """the names under which datasets keep their splits, in lower case, and what each is called here"""
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
+"""the columns that captions are looked for in, unless one is named"""
 
 
 @dataclass(frozen=True)

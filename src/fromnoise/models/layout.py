@@ -73,6 +73,9 @@ def _check_finished(directory: Path, unet: Path) -> None:
     """Refuses a run of ours that has not written its model yet, by the command that goes on with it."""
     if unet != directory or os.path.lexists(directory / CONFIG):
         return
+    if os.path.isfile(stages := directory / "stages" / "stages.toml") and not os.path.lexists(directory / "README.md"):
+        command = shlex.join(["fromnoise", "train", str(stages), "--out", str(directory), "--resume"])
+        raise UserError(f"{directory} is of stages that are not finished: {command} goes on with them")
     for run in (directory, _parent(directory), _parent(_parent(directory))):  # or its checkpoints, or one of them
         if os.path.isfile(run / "training.toml") and not os.path.lexists(run / "README.md"):
             command = shlex.join(["fromnoise", "train", str(run / "training.toml"), "--out", str(run), "--resume"])

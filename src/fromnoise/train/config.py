@@ -21,6 +21,7 @@ LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "c
 }
 """how often something is looked at or kept, which changes nothing else"""
 MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
+MAY_CHANGE |= {"data.digits", "data.caption_column"}
 MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
 MAY_CHANGE |= {"parts.autoencoder", "parts.clip"}
 MAY_CHANGE |= {f"data.{name}" for name in ("source", "image_column", "label_column", "licence")}
@@ -271,16 +272,17 @@ def load_config(preset: str) -> TrainingConfig:
     Raises:
         UserError: there is none, or it is not valid; names the key.
     """
-    path = Path(preset)
+    path = PRESETS / f"{preset}.toml" if preset in preset_names() else Path(preset)
+    if path.suffix != ".toml":
+        raise UserError(f"unknown preset {preset!r}: there are {', '.join(preset_names())}; or give a .toml file")
+    if "stages" in (values := load(path)):
+        raise UserError(f"{preset} is a list of stages: give one of them, or train it by its name")
     if preset in preset_names():  # tests have checked it, and what checks takes long to import for a help
-        values = load(PRESETS / f"{preset}.toml")
         for section, kind in TABLES.items():
             table = values.get(section, {})
             values[section] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
         return TrainingConfig(**values)
-    if path.suffix != ".toml":
-        raise UserError(f"unknown preset {preset!r}: there are {', '.join(preset_names())}; or give a .toml file")
-    return read(TrainingConfig, load(path), str(path))
+    return read(TrainingConfig, values, str(path))
 
 
 def dump_config(config: TrainingConfig) -> str:

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that a run that is stopped early can still sa
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,17 @@ from pathlib import Path
 from fromnoise.errors import UserError
 from fromnoise.files import check_writable
 
-CHECKPOINTS, PRESET, LOCK = "checkpoints", "training.toml", ".lock"
+CHECKPOINTS, PRESET, LOCK, CARD = "checkpoints", "training.toml", ".lock", "README.md"
+STAGES, STAGES_FILE = "stages", "stages.toml"  # the folder of the runs that a run builds on, and what says which
 PROVEN = "proven"  # an empty file in a checkpoint after which steps were finite
 
 
-def check_folder(folder: Path, resume: bool) -> None:
-    """Refuses, by a UserError, a folder that cannot be made or holds anything but a run that is to be resumed."""
+def check_folder(folder: Path, resume: bool, staged: bool = False) -> None:
+    """Refuses, by a UserError, a folder that cannot be made or holds anything but a run that is to be resumed.
+
+    Args:
+        staged: whether the folder may hold the stages that the run builds on.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give --out a folder")
     if not folder.exists():
@@ -27,8 +33,16 @@ def check_folder(folder: Path, resume: bool) -> None:
     names = {path.name for path in folder.iterdir()}
     if PRESET in names and not resume:
         raise UserError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
-    if PRESET not in names and any(name != LOCK and not name.startswith(".partial-") for name in names):
+    if STAGES in names and PRESET not in names and not staged:
+        raise UserError(f"{folder} holds stages, which {stages_command(folder)} goes on with: give another --out")
+    if PRESET not in names and any(name not in (LOCK, STAGES) and not name.startswith(".partial-") for name in names):
         raise UserError(f"{folder} is not empty and holds no run: give another --out")
+
+
+def stages_command(folder: Path) -> str:
+    """The command that goes on with the stages in a folder."""
+    words = ["fromnoise", "train", str(folder / STAGES / STAGES_FILE), "--out", str(folder), "--resume"]
+    return shlex.join(words)
 
 
 @contextmanager

@@ -16,13 +16,16 @@ from fromnoise.files import atomic_write, remove_partial
 from fromnoise.pictures import save_grid
 from fromnoise.train.checkpoint import State, differences
 from fromnoise.train.config import TrainingConfig, changes, dump_config, load_config, preset_names, refuse_other_run
-from fromnoise.train.folder import PRESET, check_folder, how_to_go_on, list_checkpoints, locked
+from fromnoise.train.folder import CARD, PRESET, check_folder, how_to_go_on, list_checkpoints, locked
 from fromnoise.train.loop import Loop, validations
 from fromnoise.train.optimizer import learning_rate_at
+from fromnoise.train.stages import SHARED, load_stages
 from fromnoise.train.trainer import Trainer
 
 
-def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resume: bool = False) -> Path:
+def train(
+    config: TrainingConfig, folder: Path, *, data: str | None = None, resume: bool = False, staged: bool = False
+) -> Path:
     """Trains what the preset says and returns the folder, which then holds the result, of a diffusion model a model.
 
     Args:
@@ -31,6 +34,7 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
         resume: go on from the newest checkpoint, if there is one. On the CPU the result is bit for bit that of a
             run that was never stopped. Settings in `MAY_CHANGE` may differ from those that the run was started with;
             a precision of ``auto`` stays what it has come down to.
+        staged: whether this run is one of several stages, of which others may be in the folder, or follow.
 
     Raises:
         UserError: bad settings or data; a folder that cannot be written, fills the disk, or in which another process
@@ -39,13 +43,13 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
     """
     config = config if data is None else config.trained_on(data)
     config.validate()
-    check_folder(folder, resume)
+    check_folder(folder, resume, staged)
     trainer = Trainer(_merged(config, folder), folder, data)
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     with signals.advising(lambda: how_to_go_on(folder)), ExitStack() as stack:
         if main:
             stack.enter_context(locked(folder))
-            check_folder(folder, resume)  # which another run may have filled until now
+            check_folder(folder, resume, staged)  # which another run may have filled until now
             stack.callback(remove_partial, folder)
         accelerator.wait_for_everyone()
         spent = _resumed(trainer)
@@ -61,7 +65,8 @@ def train(config: TrainingConfig, folder: Path, *, data: str | None = None, resu
             told = f"cannot write {folder}: {error.strerror or error}" if isinstance(error, OSError) else error
             raise UserError(f"{told}; {how_to_go_on(folder)}") from error
         accelerator.wait_for_everyone()
-    accelerator.end_training()
+    if not staged:
+        accelerator.end_training()
     return folder
 
 
@@ -128,7 +133,7 @@ def _finish(trainer: Trainer, seconds: float) -> None:
     facts = trainer.task.export(trainer.averaged, folder, DTYPES[trainer.dtype])
     facts |= {"changed on the way": "; ".join(trainer.history)} if trainer.history else {}
     save_grid(folder / "samples.png", *trainer.task.preview(trainer.averaged))
-    with atomic_write(folder / "README.md") as partial:
+    with atomic_write(folder / CARD) as partial:
         partial.write_text(_model_card(trainer, facts, seconds), encoding="utf-8")
 
 
@@ -166,8 +171,11 @@ def command(config: TrainingConfig) -> str:
     if config.name not in preset_names():
         return "fromnoise train training.toml"
     words: list[Any] = ["fromnoise", "train", config.name]
-    for key, value in changes(load_config(config.name), config).items():
-        option = key.replace("_", "-")
+    stages = load_stages(config.name)
+    for key, value in changes(load_config(stages.stages[-1] if stages else config.name), config).items():
+        if stages and key not in SHARED:
+            continue
+        option = "data" if stages and key == "data.source" else key.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--{option.replace('.', '.no-')}")
         else:
