@@ -1,9 +1,14 @@
 """Pictures with captions: scenes that are drawn without end, or the pictures of a folder or a dataset of the hub."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+from fromnoise.errors import UserError
+
+if TYPE_CHECKING:
+    from fromnoise.train.config import DataConfig
 
 Drawn = dict[str, Tensor]  # what pictures are made from, by name, each tensor with the batch first, on any device
 
@@ -22,3 +27,16 @@ class Captioned(Protocol):
 
     def images(self, drawn: Drawn) -> Tensor:
         """The pictures ``(B, 3, size, size)`` in [-1, 1], on the device of ``drawn``."""
+
+
+def load_captioned(config: "DataConfig", source: str) -> tuple[Captioned, Captioned]:
+    """The captioned pictures of ``source`` for training, and those that are held out.
+
+    Raises:
+        UserError: there are none.
+    """
+    from fromnoise.data.scenes import load_scenes  # which is made of what stands above
+
+    if source == "scenes":
+        return load_scenes(config)
+    raise UserError(f"{source} holds no captioned pictures: give scenes")
