@@ -15,10 +15,11 @@ from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
 from fromnoise.evaluate.likeness import clip_scores, psnr
 from fromnoise.evaluate.metrics import Measurement
+from fromnoise.evaluate.scene_reader import EVERYTHING
 from fromnoise.models.space import Space
 
 Reader = Callable[[Tensor, Sequence[Scene]], list[dict[str, bool]]]
-"""pictures, uint8 ``(N, 3, S, S)``, and what each should show, to which attributes that its caption names are right"""
+"""pictures, uint8 ``(N, 3, S, S)``, and what each should show, to what `scene_reader.matches` says of each"""
 
 Embedder = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """pictures, uint8 ``(N, 3, S, S)``, and captions to their vectors, ``(N, D)`` each"""
@@ -65,10 +66,10 @@ KINDS = {
 
 
 def _fractions(right: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
-    """Which part of the pictures is right in everything, and in each attribute, of those whose caption names it."""
-    names = dict.fromkeys(name for picture in right for name in picture)
+    """Which part of the pictures is right, together and in each attribute, of those whose captions name it."""
+    names = dict.fromkeys(name for picture in right for name in picture if name != EVERYTHING)
     columns = {name: [picture[name] for picture in right if name in picture] for name in names}
-    together = sum(all(picture.values()) for picture in right) / len(right)
+    together = sum(picture[EVERYTHING] for picture in right) / len(right)
     return {"together": together, "attributes": {name: sum(found) / len(found) for name, found in columns.items()}}
 
 

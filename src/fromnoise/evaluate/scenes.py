@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from fromnoise.data.images import to_pixels
+from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
-from fromnoise.data.scenes import Scenes, load_scenes, prompts
+from fromnoise.data.scenes import Scenes, load_held_out, prompts
 from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
+from fromnoise.evaluate.classifier import open_classifier
 from fromnoise.evaluate.metrics import SCENE_METRICS, Measurement, check_names
 from fromnoise.evaluate.prompts import (
     BATCH,
@@ -27,6 +29,8 @@ from fromnoise.evaluate.prompts import (
     measure_reconstruction,
 )
 from fromnoise.evaluate.reference import SCENES
+from fromnoise.evaluate.scene_reader import matches, read_scenes
+from fromnoise.interop.tokenizer import read_tokenizer
 from fromnoise.models import Model, shipped_models
 from fromnoise.models.conditioning import Prompts
 from fromnoise.sampling.plan import Plan, plan
@@ -52,12 +56,19 @@ class TrueScenes:
     @cached_property
     def held_out(self) -> Scenes:
         """The scenes of the test digits."""
-        return load_scenes(self.config)[1]
+        return load_held_out(self.config)
 
     @cached_property
     def read(self) -> Reader:
         """What reads pictures."""
-        raise NotImplementedError
+        classifier, _ = open_classifier()
+
+        def read(pixels: Tensor, scenes: Sequence[Scene]) -> list[dict[str, bool]]:
+            parts = tqdm(pixels.split(BATCH), "reading pictures", unit="batch", leave=False, delay=1, disable=None)
+            found = [scene for part in parts for scene in read_scenes(part, classifier)]
+            return [matches(scene, shown) for scene, shown in zip(scenes, found, strict=True)]
+
+        return read
 
     @property
     def has_clip(self) -> bool:
@@ -69,7 +80,19 @@ class TrueScenes:
         """What the small CLIP beside the model makes of pictures and captions."""
         if not self.has_clip:
             raise UserError(f"clip takes the model's own CLIP, and {self.folder / CLIP} is not there: leave clip out")
-        raise NotImplementedError
+        from fromnoise.models.clip import open_clip
+
+        clip, tokenizer = open_clip(self.folder / CLIP), read_tokenizer(self.folder / CLIP)
+        text, size = clip.config.text, clip.config.image.size
+        if size != self.config.size or tokenizer.size > text.vocabulary or tokenizer.length > text.max_length:
+            raise UserError(f"{self.folder / CLIP} takes other pictures or tokens: put the CLIP of the model there")
+
+        def embed(pixels: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+            tokens = torch.tensor([tokenizer(caption).ids for caption in captions])  # (N, tokens)
+            images = [clip.embed_images(from_pixels(part)) for part in pixels.split(BATCH)]
+            return torch.cat(images), torch.cat([clip.embed_texts(part) for part in tokens.split(BATCH)])
+
+        return embed
 
     def painted(self, scenes: Sequence[Scene], seed: int) -> Tensor:
         """True pictures of scenes, uint8 ``(N, 3, size, size)``, of held-out digits that the seed chooses."""
