@@ -43,6 +43,7 @@ WITHOUT_CHAPTER = {
     "cross-attn",
     "causal",
     "geglu",
+    "infonce",
     "img2img",
     "inpaint",
     "negative",

@@ -6,10 +6,12 @@ from typing import Any
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.task import Task
 from fromnoise.train.tasks.classifier import ClassifierTask
+from fromnoise.train.tasks.clip import ClipTask
 from fromnoise.train.tasks.denoising import DenoisingTask
 
 TASKS: dict[str, Callable[[TrainingConfig, str], Task[Any]]] = {
     "denoising": DenoisingTask,
     "classifier": ClassifierTask,
+    "clip": ClipTask,
 }
 """each is made of a preset and the source of its data"""
