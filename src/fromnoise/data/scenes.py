@@ -19,6 +19,8 @@ from fromnoise.errors import UserError
 if TYPE_CHECKING:
     from fromnoise.train.config import DataConfig
 
+Kind = Literal["seen", "unseen", "two"]  # of prompts
+
 RGB = torch.tensor(
     [
         (215, 25, 40),  # red
@@ -244,7 +246,7 @@ def resample(images: Tensor, zoom: Tensor, source: Tensor, target: Tensor, size:
     return weights[0] @ images @ weights[1].mT
 
 
-def prompts(kind: Literal["seen", "unseen", "two"], count: int, seed: int) -> list[Scene]:
+def prompts(kind: Kind, count: int, seed: int) -> list[Scene]:
     """Scenes to ask a model for, each with a caption that names all of its attributes.
 
     Args:

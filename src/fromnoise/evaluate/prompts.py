@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
+from fromnoise.data.scenes import Kind
 from fromnoise.evaluate.likeness import clip_scores, psnr
 from fromnoise.evaluate.metrics import Measurement
 from fromnoise.evaluate.scene_reader import EVERYTHING
@@ -23,6 +24,13 @@ Reader = Callable[[Tensor, Sequence[Scene]], list[dict[str, bool]]]
 
 Embedder = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """pictures, uint8 ``(N, 3, S, S)``, and captions to their vectors, ``(N, D)`` each"""
+
+KINDS: dict[Kind, str] = {
+    "seen": "prompts for one digit, in combinations that training had,",
+    "unseen": "prompts for one digit, in combinations that training never had,",
+    "two": "prompts for two digits",
+}
+"""the sets of prompts, as `fromnoise.data.scenes.prompts` names them, in words"""
 
 BATCH = 100
 
@@ -36,7 +44,7 @@ class Asked:
     drawn: Tensor  # (N, 3, S, S) uint8
 
 
-def measure_prompts(read: Reader, sets: Mapping[str, Asked]) -> dict[str, Measurement]:
+def measure_prompts(read: Reader, sets: Mapping[Kind, Asked]) -> dict[str, Measurement]:
     """How many pictures have everything right that their prompts name, as ``prompts_KIND`` for each set of scenes.
 
     The details have each attribute by itself (``attributes``), and the same of true scenes (``true``): what the reader
@@ -55,14 +63,6 @@ def measure_prompts(read: Reader, sets: Mapping[str, Asked]) -> dict[str, Measur
         details = {"standard_error": error, "images": count, "attributes": drawn["attributes"], "true": true}
         measured[f"prompts_{kind}"] = Measurement(value, meaning, details)
     return measured
-
-
-KINDS = {
-    "seen": "prompts for one digit, in combinations that training had,",
-    "unseen": "prompts for one digit, in combinations that training never had,",
-    "two": "prompts for two digits",
-}
-"""the sets of prompts, as `fromnoise.data.scenes.prompts` names them, in words"""
 
 
 def _fractions(right: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def measure_reconstruction(
 
 
 @torch.inference_mode()
-def measure_clip(embed: Embedder, sets: Mapping[str, Asked]) -> dict[str, Measurement]:
+def measure_clip(embed: Embedder, sets: Mapping[Kind, Asked]) -> dict[str, Measurement]:
     """The mean CLIP score of the drawn pictures with their prompts, as ``clip``.
 
     The details have that of true scenes with the same captions (``true``), and with captions of others of the same
     kind (``shuffled``); and all three by the kind of the prompts.
     """
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[Kind, dict[str, Tensor]] = {}
     for kind, asked in sets.items():
         captions = [scene.caption for scene in asked.scenes]
         drawn, texts = embed(asked.drawn, captions)  # (N, D) each

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
-from fromnoise.data.scenes import Scenes, load_held_out, prompts
+from fromnoise.data.scenes import Kind, Scenes, load_held_out, prompts
 from fromnoise.data.table import source_name
 from fromnoise.errors import UserError
 from fromnoise.evaluate.classifier import open_classifier
@@ -32,6 +32,7 @@ from fromnoise.evaluate.reference import SCENES
 from fromnoise.evaluate.scene_reader import matches, read_scenes
 from fromnoise.interop.tokenizer import read_tokenizer
 from fromnoise.models import Model, shipped_models
+from fromnoise.models.clip import open_clip
 from fromnoise.models.conditioning import Prompts
 from fromnoise.sampling.plan import Plan, plan
 from fromnoise.sampling.request import MOST_IMAGES, Request
@@ -80,8 +81,6 @@ class TrueScenes:
         """What the small CLIP beside the model makes of pictures and captions."""
         if not self.has_clip:
             raise UserError(f"clip takes the model's own CLIP, and {self.folder / CLIP} is not there: leave clip out")
-        from fromnoise.models.clip import open_clip
-
         clip, tokenizer = open_clip(self.folder / CLIP), read_tokenizer(self.folder / CLIP)
         text, size = clip.config.text, clip.config.image.size
         if size != self.config.size or tokenizer.size > text.vocabulary or tokenizer.length > text.max_length:
@@ -154,21 +153,20 @@ class SceneTest:
     metrics: tuple[str, ...]  # of `SCENE_METRICS`
     source: TrueScenes
     n: int  # prompts of each kind, and scenes that are reconstructed
-    sets: dict[str, list[Scene]]  # what is drawn, n scenes of each of KINDS; empty where nothing is
+    sets: dict[Kind, list[Scene]]  # what is drawn, n scenes of each of KINDS; empty where nothing is
 
     def measure(self, plan: Plan, drawn: Tensor | None) -> dict[str, Measurement]:
         """The figures, given what was drawn of `sets`, one after the other, uint8 ``(3 n, 3, S, S)``."""
-        source, seed, found = self.source, plan.request.seed, dict[str, Measurement]()
+        source, seed, sets = self.source, plan.request.seed, dict[Kind, Asked]()
         if drawn is not None:
             parts = zip(self.sets.items(), drawn.split(self.n), strict=True)
             sets = {kind: Asked(told, source.painted(told, seed), part) for (kind, told), part in parts}
-            if "prompts" in self.metrics:
-                found |= measure_prompts(source.read, sets)
-            if "clip" in self.metrics:
-                found |= measure_clip(source.embed, sets)
+        found = measure_prompts(source.read, sets) if "prompts" in self.metrics else {}
         if "reconstruction" in self.metrics:
             pixels, told = source.random(self.n, seed)
             found |= measure_reconstruction(source.read, plan.model.space, plan.device, pixels, told)
+        if "clip" in self.metrics:
+            found |= measure_clip(source.embed, sets)
         return found
 
 
@@ -198,11 +196,12 @@ def prepare_scenes(
         raise UserError(f"n is the number of prompts of each kind here: it must be from {LEAST} to {most}, not {n}")
     if request.prompts or request.classes:
         raise UserError(f"{named} draws prompts of its own: leave --prompt out")
-    planned = plan(model, replace(request, n=len(KINDS) * n, prompts=("",)))
+    planned = plan(model, replace(request, n=len(KINDS) * n if draws else n, prompts=("",)))
     if planned.edit is not None or planned.shape != model.space.shape:
         raise UserError(f"{named} draws scenes as in training: leave --init-image, --height and --width out")
-    sets = {kind: prompts(kind, n, request.seed) for kind in KINDS} if draws else {}
-    wishes = model.conditioner.wishes([scene.caption for told in sets.values() for scene in told], planned.n)
+    sets: dict[Kind, list[Scene]] = {kind: prompts(kind, n, request.seed) for kind in KINDS} if draws else {}
+    captions = [scene.caption for told in sets.values() for scene in told]
+    wishes = model.conditioner.wishes(captions, len(captions)) if draws else planned.wishes
     test = SceneTest(tuple(metrics), source, n, sets)
     _ = source.held_out, source.read
     if "clip" in metrics:
