@@ -1,7 +1,7 @@
 """Reads what a picture of a scene shows, without knowing what was asked for, and compares it with what was.
 
-Colours, sizes, places and relations are measured on the pixels. The digits are cut out, brought into the form of MNIST's
-images and judged by the classifier that ships.
+Colours, sizes, places and relations are measured on the pixels. The digits are cut out, brought into the form of
+MNIST's images and judged by the classifier that ships.
 """
 
 from dataclasses import dataclass, replace
@@ -18,11 +18,12 @@ from fromnoise.nn.classifier import Classifier
 
 FAR = 45.0  # in 0..255: how far from the background's colour a pixel is no background
 SPECK = 6  # so many pixels in a square of 7 x 7, or they are a speck
-STRONGEST = 8  # of a digit's pixels show its colour
+STRONGEST = 5  # of a digit's pixels show its colour
 EDGE = 0.5  # how much a pixel at the edge of a digit is covered
 TALLEST_SMALL = (HEIGHTS["small"][1] + HEIGHTS["large"][0]) / 2
 LONGEST = {"rows": HEIGHTS["large"][1] + 4, "columns": WIDEST + 2}  # what one digit covers, at most
 MNIST_BOX = 20.0  # the longer side of the ink in MNIST's images
+BATCH = 100  # so many pictures are read at a time
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 EVERYTHING = "everything"
 """the key of `matches` that says whether all others hold"""
@@ -43,6 +44,11 @@ def read_scenes(pixels: Tensor, classifier: Classifier) -> list[Scene]:
 
     Of two digits the first is the left or the upper one.
     """
+    return [scene for part in pixels.split(BATCH) for scene in _read(part, classifier)]
+
+
+def _read(pixels: Tensor, classifier: Classifier) -> list[Scene]:
+    """What a few pictures show."""
     scale = pixels.shape[-1] / LENGTHS_FOR
     images = pixels.float()  # (N, 3, S, S)
     borders = torch.cat([images[..., :2, :].flatten(2), images[..., -2:, :].flatten(2)], 2)
@@ -104,12 +110,17 @@ def cut_out(coverage: Tensor, edges: Tensor) -> Tensor:
 
 def _name(colour: Tensor) -> str:
     """The nearest of the colours that have a name."""
-    return COLOURS[int((RGB - colour).norm(dim=1).argmin())]
+    return COLOURS[int(_length(RGB - colour).argmin())]
+
+
+def _length(colours: Tensor) -> Tensor:
+    """Of vectors of red, green and blue ``(N, 3, ...)``: ``(N, ...)``."""
+    return colours.square().sum(1).sqrt()
 
 
 def _foreground(images: Tensor, background: Tensor) -> Tensor:
     """Which pixels ``(N, S, S)`` are far from the background ``(N, 3)`` and no speck."""
-    far = (images - background[..., None, None]).norm(dim=1) > FAR
+    far = _length(images - background[..., None, None]) > FAR
     around = F.avg_pool2d(far[:, None].float(), 7, 1, 3)[:, 0] * 49
     return far & (around > SPECK - 0.5)
 
@@ -156,9 +167,9 @@ def _ink(images: Tensor, background: Tensor, masks: Tensor) -> tuple[Tensor, Ten
     The colour is that of the pixels which differ most from the background.
     """
     contrast = images - background[..., None, None]  # (T, 3, S, S)
-    distance = contrast.norm(dim=1) * masks  # (T, S, S)
+    distance = _length(contrast) * masks  # (T, S, S)
     strongest = distance.flatten(1).topk(STRONGEST, 1).values[:, -1, None, None]  # (T, 1, 1)
-    strong = (distance >= 0.85 * strongest).float()
+    strong = (distance >= 0.9 * strongest).float()
     ink = torch.einsum("tchw,thw->tc", contrast, strong) / strong.sum((1, 2))[:, None]  # (T, 3)
     near = F.max_pool2d(masks[:, None].float(), 3, 1, 1)[:, 0]  # with the pixels at the edges, hardly covered
     coverage = torch.einsum("tchw,tc->thw", contrast, ink) / ink.square().sum(1).clamp(min=1e-6)[:, None, None]
