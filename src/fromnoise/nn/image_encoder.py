@@ -68,7 +68,8 @@ class ImageEncoder(nn.Module):
 
     The learned vector before the patches sees all of them in each layer, and its last state is normalised.
 
-    Source: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.1; Radford et al. 2021 (arXiv 2103.00020), section 2.4.
+    Source: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.1; Radford et al. 2021 (arXiv 2103.00020),
+    section 2.4.
     """
 
     def __init__(self, config: ImageEncoderConfig):
