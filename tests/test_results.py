@@ -24,6 +24,9 @@ ancestral = "one --n 5000 --steps 250"
 options = "one --n 1000"
 samplers = ["ddim", "heun"]
 steps = [6, 12]
+[prompts]
+scenes = "mini --n 2000 --metrics prompts,reconstruction,clip"
+few = "mini --n 2000 --steps 5 --metrics prompts"
 [optional]
 theirs = "google/other"
 [[published]]
@@ -38,7 +41,9 @@ def record(arguments, value=0.25):
     """What `fromnoise evaluate` would write."""
     data_mix, words = "--data-mix" in arguments, [word for word in arguments if word != "--data-mix"]
     options = dict(zip(words[1::2], words[2::2], strict=True))
-    if options.get("--metrics") == "nll":
+    if arguments[0] == "mini":
+        metrics = prompts_metrics(options["--metrics"], value)
+    elif options.get("--metrics") == "nll":
         nll = {"value": 1.5, "details": {"standard_error": 0.125}}
         metrics = {"vlb": nll, "ode": nll | {"value": 1.25}}
     else:
@@ -61,6 +66,22 @@ def record(arguments, value=0.25):
         "reference": {"name": "mnist", "split": "test", "size": 10000},
         "metrics": metrics,
     }
+
+
+def prompts_metrics(names, value):
+    """What it would write of a model of scenes."""
+
+    def measurement(value, error, **details):
+        return {"value": value, "details": {"standard_error": error, **details}}
+
+    metrics = {
+        f"prompts_{kind}": measurement(value, 0.015625, true={"together": true, "standard_error": 0.5})
+        for kind, true in (("seen", 0.9921875), ("unseen", 0.984375), ("two", 0.96875))
+    }
+    if "reconstruction" in names:
+        metrics |= {"reconstruction": measurement(0.9375, 0.03125), "psnr": measurement(30.25, 0.125)}
+        metrics["clip"] = measurement(80.5, 0.25, true=81.75, shuffled=12.5)
+    return metrics
 
 
 @pytest.fixture
@@ -86,7 +107,8 @@ class Evaluate:
         Path(path).write_text(json.dumps(record(arguments)))
 
 
-ALL = ["a-nll", "a", "data-mix", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "theirs"]
+ALL = ["a-nll", "a", "data-mix", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral"]
+ALL += ["scenes", "few", "theirs"]
 
 
 def test_everything_in_the_plan_is_measured(folder):
@@ -122,6 +144,31 @@ def test_what_is_optional_may_be_missing(folder):
     assert said[-1] == "theirs is left out: it cannot be"
     results.rewrite(plan, folder, folder.parent / "README.md")
     assert "google/other" not in (folder.parent / "README.md").read_text()
+
+
+def test_models_of_scenes_have_a_table_of_their_own(folder):
+    plan, readme = results.load_plan(folder), folder.parent / "README.md"
+    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
+    results.rewrite(plan, folder, readme)
+    text = readme.read_text()
+    own = "| 25.00% ± 1.56% (99.22%) | 25.00% ± 1.56% (98.44%) | 25.00% ± 1.56% (96.88%) |"
+    others = "93.75% ± 3.12% | 30.25 ± 0.12 dB | 80.50 ± 0.25 (81.75 and 12.50) |"
+    assert f"| `mini` | ddpm, 10 steps | 12 {own} {others}" in text
+    assert f"| `mini` | ddpm, 5 steps | 7 {own}  |  |  |" in text
+    assert "2,000 prompts of each kind" in text and "made of the\n10,000 test images of mnist" in text
+    assert "`fromnoise evaluate mini --n 2000 --metrics prompts,reconstruction,clip`" in text
+
+
+def test_models_of_scenes_may_be_missing(folder):
+    """Those that are there stand in the table; without any there is none."""
+    plan, readme = results.load_plan(folder), folder.parent / "README.md"
+    failing = Evaluate(fail_at=["scenes", "google/other"])
+    assert results.remeasure(plan, folder, failing, say=lambda line: None) == ["scenes", "theirs"]
+    results.rewrite(plan, folder, readme)
+    assert "ddpm, 5 steps" in readme.read_text() and "dB" not in readme.read_text()
+    (folder / "few.json").unlink()
+    results.rewrite(plan, folder, readme)
+    assert "mini" not in readme.read_text() and "CLIP" not in readme.read_text()
 
 
 def test_the_readme_is_rewritten_between_the_markers(folder):
@@ -178,6 +225,8 @@ def spoil_all(folder, name, *keys):
         (lambda folder: spoil_all(folder, "a-nll", "metrics", "ode", "details"), "a-nll.json is damaged"),
         (lambda folder: spoil_all(folder, "a", "reference", "size"), "a.json is damaged"),
         (lambda folder: spoil_all(folder, "default", "n"), "default.json is damaged"),
+        (lambda folder: spoil_all(folder, "few", "metrics", "prompts_two", "details", "true"), "few.json is damaged"),
+        (lambda folder: spoil_all(folder, "scenes", "metrics", "psnr", "value"), "scenes.json is damaged"),
         (lambda folder: (folder.parent / "README.md").write_text("# Title"), "has no place for the results"),
         (lambda folder: (folder.parent / "README.md").unlink(), "README.md is missing"),
         (lambda folder: (folder.parent / "README.md").write_bytes(b"\xff"), "cannot read .*README.md"),

@@ -95,23 +95,24 @@ class Sample(_Drawing):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Drawing):
-    """Draws many images from a model and measures how good they are."""
+    """Draws many images from a model, 10,000 unless told otherwise, and measures how good they are. A model of scenes
+    draws 2,000 of each kind of prompt: for one digit, in combinations that training had or never had, and for two."""
 
-    asked: Annotated[Request, tyro.conf.arg(name="")] = Request(n=10_000)
     data_mix: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """ask for each class as often as the real images have it, which is how distances are best compared"""
     metrics: Annotated[str | None, unset("accuracy,fd,...", "all that fit the model")] = None
     """with commas: accuracy (is it the digit asked for?), fd (Frechet distance to real images, by features of the
     classifier of digits that ships), fid (the same by Inception's features, for which pip install 'fromnoise[fid]'),
     kid (kernel distance, unbiased), pr (precision and recall), nll (bits per dimension of real images: the variational
-    bound and the density of the ODE)"""
+    bound and the density of the ODE). Of a model of scenes instead: prompts (is everything right that they name?),
+    reconstruction (are digits still read right after the autoencoder?), clip (CLIP score, by the model's own CLIP)"""
     features: Annotated[
         Literal["classifier", "inception"] | None,
         unset("classifier|inception", "classifier for images of 1x28x28, else inception"),
     ] = None
     """kid and pr: the features they go by"""
     data: Annotated[str | None, unset("NAME|DIR", "what the model was trained on")] = None
-    """the real images: a hub id, or a folder with a local copy"""
+    """the real images, or the digits in true scenes: a hub id, or a folder with a local copy"""
     nll_images: Annotated[int, tyro.conf.arg(metavar="N")] = 32
     """nll: how many real images; each takes as long as 1600 network evaluations"""
     reference: Literal["test", "train"] = "test"
@@ -209,20 +210,23 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     from fromnoise.evaluate.reference import reference_of
     from fromnoise.evaluate.report import prepare
+    from fromnoise.evaluate.scenes import scenes_of
     from fromnoise.models import open_model
 
     model = open_model(options.model, options.revision)
     metrics = None if options.metrics is None else options.metrics.split(",")
+    scenes = scenes_of(options.model, options.data)
     real = reference_of(model, options.model, options.data, options.reference)
     more: dict[str, Any] = {name: getattr(options, name) for name in ("data_mix", "features", "nll_images")}
-    evaluation = prepare(model, options.request, metrics, real, **more)
+    evaluation = prepare(model, options.request, metrics, real, scenes=scenes, **more)
     with tqdm(total=evaluation.total, unit="evaluation", leave=False, disable=None) as bar:
         report = evaluation.run(bar.update)
     print(f"{options.model}: {report.title}")
+    width = max(10, *map(len, report.lines))
     for name, line in report.lines.items():
-        print(f"{name:10}  {line}")
+        print(f"{name:{width}}  {line}")
     if report.warning:
-        print(f"{'note':10}  {report.warning}")
+        print(f"{'note':{width}}  {report.warning}")
     if options.json is not None:
         record = {"command": shlex.join(["fromnoise", "evaluate", *arguments]), "model": options.model, **report.record}
         with atomic_write(options.json) as partial:

@@ -57,12 +57,18 @@ class Plan:
     likelihood: dict[Name, str]
     few_steps: Annotated[dict[Name, str], MinLen(2), MaxLen(2)]
     curve: Curve
+    prompts: dict[Name, str] = field(default_factory=dict)
     optional: dict[Name, str] = field(default_factory=dict)
     published: list[Published] = field(default_factory=list)
 
+    @property
+    def may_be_missing(self) -> dict[str, str]:
+        """The measurements that are shown only where they have been made."""
+        return self.prompts | self.optional
+
     def measurements(self) -> dict[str, list[str]]:
         """The arguments of each measurement, quick ones and those that others wait for first."""
-        everything = self.likelihood | self.models | self.curve.measurements() | self.few_steps | self.optional
+        everything = self.likelihood | self.models | self.curve.measurements() | self.few_steps | self.may_be_missing
         return {name: shlex.split(options) for name, options in everything.items()}
 
 
@@ -88,11 +94,11 @@ def remeasure(
 ) -> list[str]:
     """Makes all measurements again, or those that ``only`` names, by ``fromnoise evaluate``, given its arguments.
 
-    A call after an interruption goes on where the last one stopped. Returns the names of optional measurements that
-    could not be made.
+    A call after an interruption goes on where the last one stopped. Returns the names of measurements that may be
+    missing and could not be made.
 
     Raises:
-        UserError: a measurement that is not optional could not be made, or there is none of that name.
+        UserError: a measurement that must not be missing could not be made, or there is none of that name.
     """
     measurements = plan.measurements()
     if unknown := set(only) - set(measurements):
@@ -105,7 +111,7 @@ def remeasure(
         try:
             evaluate([*measurements[name], "--json", (folder / f"{name}.json").as_posix()])
         except UserError as error:
-            if name not in plan.optional:
+            if name not in plan.may_be_missing:
                 raise
             missed.append(name)
             say(f"{name} is left out: {error}")
@@ -146,7 +152,7 @@ def _read(plan: Plan, folder: Path) -> dict[str, Any]:
         path = folder / f"{name}.json"
         again = f"fromnoise results --remeasure --only {name} makes it"
         if not path.exists():
-            if name in plan.optional:
+            if name in plan.may_be_missing:
                 continue
             raise UserError(f"{path} is missing: {again}")
         try:
@@ -162,6 +168,9 @@ def _check(plan: Plan, name: str, record: dict[str, Any]) -> None:
     f"{record['model']:s} {record['command']:s} {record['n']:,} {record['evaluations']:d}"
     if name in plan.likelihood:
         _bits(record["metrics"])
+    elif name in plan.prompts:
+        f"{record['reference']['size']:,} {record['reference']['name']:s}"
+        _prompts_row(record)
     elif name in plan.optional:
         _fid_row(record)
     elif name in plan.models:
@@ -185,7 +194,8 @@ def render(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     real = first["reference"]
     default, ancestral = (measured[name] for name in plan.few_steps)
     published = [[row.model, row.fid, row.bits, row.source] for row in plan.published]
-    named = (*plan.models, *plan.likelihood, *plan.few_steps)
+    told = [name for name in plan.prompts if name in measured]
+    named = (*plan.models, *plan.likelihood, *plan.few_steps, *told)
     parts = [
         f"""Measured with {first["n"]:,} images each, against {real["size"]:,} {real["split"]} images of {real["name"]}.
 The Fréchet distance is computed from the features of the classifier of digits that ships, so it is not an FID. Beside
@@ -203,6 +213,7 @@ error.""",
         f"![Fréchet distance and accuracy by the number of evaluations]({plot})",
         f"""Quality by the number of evaluations, {curve["n"]:,} images each without guidance, from the same noise. With
 so few images the distance is too large, by about the distance of an equal number of real images, the dotted line.""",
+        *_prompts_part([measured[name] for name in told]),
         """What others report, as published and not measured here (FID by Inception's features on CIFAR-10, which
 cannot be compared with ours):""",
         _table(["model", "FID", "bits/dim", "source"], published),
@@ -228,11 +239,51 @@ def _model_row(record: dict[str, Any], likelihood: dict[str, Any]) -> list[str]:
 
 
 def _bits(nll: dict[str, Any]) -> list[str]:
-    return [f"{nll[name]['value']:.2f} ± {nll[name]['details']['standard_error']:.2f}" for name in ("ode", "vlb")]
+    return [_with_error(nll[name], ".2f") for name in ("ode", "vlb")]
 
 
 def _fid_row(record: dict[str, Any]) -> list[str]:
     return [*_how(record), "", f"FID {record['metrics']['fid']['value']:.2f}", *[""] * 5]
+
+
+def _prompts_part(records: list[dict[str, Any]]) -> list[str]:
+    """What is measured of models of scenes, if there is any."""
+    if not records:
+        return []
+    first, real = records[0], records[0]["reference"]
+    head = ["model", "sampler", "evaluations", "one digit", "one digit, new combinations", "two digits"]
+    head += ["digits that the autoencoder keeps", "PSNR", "CLIP score"]
+    return [
+        f"""Do pictures show what their prompts say? There are {first["n"]:,} prompts of each kind, and they name
+everything: the digits, their sizes, colours and places, and the background. A picture counts if all of it is right
+together, as it is read off the pixels, with the classifier for the digits. New combinations are those of digit, colour
+and background that training never showed. In brackets stand true scenes with the same captions, made of the
+{real["size"]:,} test images of {real["name"]}: what they lack is the reader's own error. The autoencoder keeps a digit
+that is read right in a true scene if it is still read right after encoding and decoding; PSNR is the mean of these
+reconstructions. The CLIP score is a hundred times the cosine between picture and prompt, by the model's own CLIP; in
+brackets stand that of true scenes, and that of true scenes with the captions of others. Errors are standard errors.""",
+        _table(head, [_prompts_row(record) for record in records]),
+    ]
+
+
+def _prompts_row(record: dict[str, Any]) -> list[str]:
+    metrics = record["metrics"]
+    row = _how(record)
+    for kind in ("seen", "unseen", "two"):
+        found = metrics[f"prompts_{kind}"]
+        row.append(f"{_with_error(found, '.2%')} ({found['details']['true']['together']:.2%})")
+    row.append(_with_error(metrics["reconstruction"], ".2%") if "reconstruction" in metrics else "")
+    row.append(f"{_with_error(metrics['psnr'], '.2f')} dB" if "psnr" in metrics else "")
+    score = metrics.get("clip")
+    return [*row, f"{_with_error(score, '.2f')} ({_of_true_scenes(score)})" if score else ""]
+
+
+def _of_true_scenes(score: dict[str, Any]) -> str:
+    return f"{score['details']['true']:.2f} and {score['details']['shuffled']:.2f}"
+
+
+def _with_error(found: dict[str, Any], form: str) -> str:
+    return f"{found['value']:{form}} ± {found['details']['standard_error']:{form}}"
 
 
 def _how(record: dict[str, Any], evenly: str = "") -> list[str]:

@@ -4,6 +4,7 @@ A tenth of the combinations of digit, colour and background are never drawn for 
 makes of them shows whether it has learned the words one by one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,8 @@ from fromnoise.errors import UserError
 
 if TYPE_CHECKING:
     from fromnoise.train.config import DataConfig
+
+Kind = Literal["seen", "unseen", "two"]  # of prompts
 
 RGB = torch.tensor(
     [
@@ -84,6 +87,21 @@ class _Attributes:
         two, sizes, places, relations = integers(2) == 1, integers(2, 2), integers(9), integers(4)
         return cls(two, things[..., 0], things[..., 1], sizes, places, relations, background)
 
+    @classmethod
+    def of(cls, scenes: Sequence[Scene]) -> "_Attributes":
+        """Those of given scenes."""
+        things = [(scene.things[0], scene.things[-1]) for scene in scenes]
+        two = [len(scene.things) == 2 for scene in scenes]
+        return cls(
+            torch.tensor(two),
+            torch.tensor([[thing.digit for thing in pair] for pair in things]),
+            torch.tensor([[COLOURS.index(thing.colour) for thing in pair] for pair in things]),
+            torch.tensor([[SIZES.index(thing.size) for thing in pair] for pair in things]),
+            torch.tensor([0 if of_two else PLACES.index(s.where) for s, of_two in zip(scenes, two, strict=True)]),
+            torch.tensor([RELATIONS.index(s.where) if of_two else 0 for s, of_two in zip(scenes, two, strict=True)]),
+            torch.tensor([COLOURS.index(scene.background) for scene in scenes]),
+        )
+
     def scenes(self, generator: torch.Generator, *, everything: bool = False) -> list[Scene]:
         """The scenes, each with a caption."""
         chances = torch.rand(len(self.two), CHANCES, generator=generator, dtype=torch.float64).tolist()
@@ -130,8 +148,18 @@ class Scenes:
     def draw_scenes(self, count: int, generator: torch.Generator) -> tuple[Drawn, list[Scene]]:
         """What so many pictures are made from, and what each shows."""
         attributes = _Attributes.drawn(count, self.combinations, generator)
+        return self._made_from(attributes, generator), attributes.scenes(generator)
+
+    def paint(self, scenes: Sequence[Scene], generator: torch.Generator) -> Drawn:
+        """What pictures of given scenes are made from."""
+        return self._made_from(_Attributes.of(scenes), generator)
+
+    def _made_from(self, attributes: _Attributes, generator: torch.Generator) -> Drawn:
         first = self.counts.cumsum(0) - self.counts
-        chosen = torch.rand(count, 2, generator=generator, dtype=torch.float64) * self.counts[attributes.digits]
+        chosen = (
+            torch.rand(len(attributes.two), 2, generator=generator, dtype=torch.float64)
+            * self.counts[attributes.digits]
+        )
         rows = self.by_digit[first[attributes.digits] + chosen.long()]  # (B, 2)
         digits = self.digits.pixels[rows, 0]  # (B, 2, h, w)
         digits[~attributes.two, 1] = 0
@@ -140,8 +168,7 @@ class Scenes:
         colours = torch.cat([RGB[attributes.colours], RGB[attributes.background][:, None]], 1)  # (B, 3, 3)
         colours += COLOUR_JITTER * (2 * torch.rand(colours.shape, generator=generator) - 1)
         colours = colours.clamp(0, 255) / 127.5 - 1
-        drawn = {"digits": digits, "zoom": zoom, "from": edges.mean(-1), "to": centre, "colours": colours}
-        return drawn, attributes.scenes(generator)
+        return {"digits": digits, "zoom": zoom, "from": edges.mean(-1), "to": centre, "colours": colours}
 
     def _placed(self, attributes: _Attributes, ink: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """How much larger each digit gets, and where its middle goes, given the height and width of its ink.
@@ -219,7 +246,7 @@ def resample(images: Tensor, zoom: Tensor, source: Tensor, target: Tensor, size:
     return weights[0] @ images @ weights[1].mT
 
 
-def prompts(kind: Literal["seen", "unseen", "two"], count: int, seed: int) -> list[Scene]:
+def prompts(kind: Kind, count: int, seed: int) -> list[Scene]:
     """Scenes to ask a model for, each with a caption that names all of its attributes.
 
     Args:
@@ -241,9 +268,14 @@ def load_scenes(config: "DataConfig") -> tuple[Scenes, Scenes]:
     Raises:
         UserError: there are no such digits.
     """
+    return Scenes(_digits(config, "train"), config.size), load_held_out(config)
+
+
+def load_held_out(config: "DataConfig") -> Scenes:
+    """The scenes that are held out alone; errors are those of `load_scenes`."""
+    return Scenes(_digits(config, "test"), config.size, held_out=True)
+
+
+def _digits(config: "DataConfig", split: str) -> Images:
     size = 8 if config.digits == "digits" else 28
-    train, test = (
-        load_images(config.digits, split, channels=1, size=size, labelled=True, resize=config.resize)
-        for split in ("train", "test")
-    )
-    return Scenes(train, config.size), Scenes(test, config.size, held_out=True)
+    return load_images(config.digits, split, channels=1, size=size, labelled=True, resize=config.resize)

@@ -42,6 +42,8 @@ METRICS = {
     "pr": Metric(NEIGHBOURS + 1, None, _precision_recall),
 }
 """what is measured of drawn images; ``nll``, beside them, is measured of real ones"""
+SCENE_METRICS = ("prompts", "reconstruction", "clip")
+"""what is measured of a model of captioned scenes instead"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ def fitting_metrics(model: Model) -> tuple[str, ...]:
     return ("accuracy", "fd", "kid", "pr") if model.conditioner.names == DIGITS else ("fd", "kid", "pr")
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuses with a `UserError` a metric that there is none of."""
+    for name in names:
+        if name not in (known := (*METRICS, "nll", *SCENE_METRICS)):
+            raise UserError(f"unknown metric {name!r}: there are {', '.join(known)}")
+
+
 def features_of_metrics(names: Sequence[str], model: Model, n: int, features: str | None = None) -> dict[str, str]:
     """The metrics of drawn images among ``names``, and which of `FEATURES` each uses.
 
@@ -77,9 +86,7 @@ def features_of_metrics(names: Sequence[str], model: Model, n: int, features: st
     Raises:
         UserError: something that cannot be measured.
     """
-    for name in names:
-        if name not in (*METRICS, "nll"):
-            raise UserError(f"unknown metric {name!r}: there are {', '.join((*METRICS, 'nll'))}")
+    check_names(names)
     if features is not None and features not in FEATURES:
         raise UserError(f"unknown features {features!r}: there are {', '.join(FEATURES)}")
     if features is not None and not {"kid", "pr"} & set(names):

@@ -20,6 +20,8 @@ from fromnoise.models.conditioning import Wish
 from fromnoise.train.config import load_config
 
 MNIST = "ylecun/mnist"
+SCENES = "scenes"
+"""where the data of a model of captioned scenes come from; there is no split of them to compare with"""
 SPLIT_NAMES = {"test": "test images", "train": "training images"}
 
 
@@ -117,7 +119,8 @@ def reference_of(model: Model, name: str, data: str | None = None, split: str = 
             MNIST if there is none and the images have its size.
         split: ``test`` or ``train``.
 
-    Returns none if it cannot be known, and raises a `UserError` if the ``training.toml`` cannot be read.
+    Returns none if it cannot be known or the model was trained on scenes, and raises a `UserError` if the
+    ``training.toml`` cannot be read.
     """
     shipped = {model.name: model.path for model in shipped_models()}
     path = shipped.get(name, Path(name)) / "training.toml"
@@ -129,7 +132,11 @@ def reference_of(model: Model, name: str, data: str | None = None, split: str = 
     if data is not None:
         source = data
         how.pop("configuration", None)
-    return None if source is None else RealImages(source, split, model.space.image_shape, model.conditioner.names, how)
+    return (
+        None
+        if source in (None, SCENES)
+        else RealImages(source, split, model.space.image_shape, model.conditioner.names, how)
+    )
 
 
 def _shuffled(count: int) -> Tensor:

@@ -11,8 +11,16 @@ from fromnoise import __version__
 from fromnoise.errors import UserError
 from fromnoise.evaluate.features import Extractor, open_features
 from fromnoise.evaluate.likelihood import NLL_IMAGES, check_images, evaluations_for_an_image, measure_nll
-from fromnoise.evaluate.metrics import Measurement, compare_with_real, features_of_metrics, fitting_metrics, measure
+from fromnoise.evaluate.metrics import (
+    SCENE_METRICS,
+    Measurement,
+    compare_with_real,
+    features_of_metrics,
+    fitting_metrics,
+    measure,
+)
 from fromnoise.evaluate.reference import SPLIT_NAMES, RealImages
+from fromnoise.evaluate.scenes import SceneTest, TrueScenes, fitting_scene_metrics, prepare_scenes
 from fromnoise.models import Model
 from fromnoise.sampling.generate import draw
 from fromnoise.sampling.plan import Plan, plan
@@ -44,18 +52,26 @@ class Evaluation:
     real: RealImages | None  # the real images, where any are needed
     data_mix: bool  # whether each class is asked for as often as it occurs among the real images
     nll_images: int  # of how many real images ``nll`` is measured; 0: it is not
+    scenes: SceneTest | None = None  # what is measured by scenes, instead of all else
+
+    @property
+    def draws(self) -> bool:
+        """Whether images are drawn."""
+        return bool(self.metrics or self.scenes and self.scenes.sets)
 
     @property
     def total(self) -> int:
         """How many evaluations of the network `run` takes, guided ones counted twice."""
-        drawing = self.plan.n * self.plan.evaluations if self.metrics else 0
+        drawing = self.plan.n * self.plan.evaluations if self.draws else 0
         return drawing + self.nll_images * evaluations_for_an_image(self.plan.model)
 
     def run(self, progress: Callable[[int], None] | None = None) -> Report:
         """Draws and measures; ``progress`` is called with the number of network evaluations just begun, of `total`."""
         plan, real, measured = self.plan, self.real, dict[str, Measurement]()
         compares = real is not None and compare_with_real(self.metrics)
-        if self.metrics:
+        if self.scenes is not None:
+            measured = self.scenes.measure(plan, draw(plan, progress) if self.draws else None)
+        elif self.metrics:
             images = {"drawn": draw(plan, progress)}
             labels = torch.tensor(plan.wishes) if plan.model.conditioner.names else None
             if real is not None and compares:  # in the data's mix, the baseline has the classes of the drawn images
@@ -63,6 +79,7 @@ class Evaluation:
             measured = measure(self.metrics, self.extractors, images, labels, real.other_split if real else "")
         if real is not None and self.nll_images:
             measured |= measure_nll(plan, real.images, self.nll_images, progress=progress)
+        reference = self.scenes.source if self.scenes else real if compares else None
         record = {
             **asdict(plan.request),
             "data_mix": self.data_mix,
@@ -71,14 +88,20 @@ class Evaluation:
             "eta": plan.request.eta if "eta" in plan.method.options else None,
             "device": plan.device.type,
             "request": asdict(plan.request),
-            "reference": real.description() if real and compares else None,
+            "reference": reference.description() if reference else None,
             "metrics": {name: asdict(figure) for name, figure in measured.items()},
             "fromnoise": __version__,
             "torch": importlib.metadata.version("torch"),
         }
-        title = f"{SPLIT_NAMES[real.split]} of {real.name}" if real and not self.metrics else _title(record)
+        title = _title(record, by_scenes=self.scenes is not None) if self.draws else self._measured_alone()
         lines = {name: figure.meaning for name, figure in measured.items()}
         return Report(title, lines, _warning(plan.n, self.metrics), record)
+
+    def _measured_alone(self) -> str:
+        """The real images, where none are drawn."""
+        if self.scenes is not None:
+            return f"{self.scenes.n} scenes of {SPLIT_NAMES['test']} of {self.scenes.source.name}"
+        return f"{SPLIT_NAMES[self.real.split]} of {self.real.name}" if self.real else "nothing"
 
 
 def prepare(
@@ -90,22 +113,31 @@ def prepare(
     data_mix: bool = False,
     features: str | None = None,
     nll_images: int = NLL_IMAGES,
+    scenes: TrueScenes | None = None,
 ) -> Evaluation:
     """Checks what is to be measured, and opens and reads all that it takes.
 
     Args:
-        request: ``n`` is `ENOUGH` unless told otherwise.
-        metrics: of `METRICS`, or ``nll``; none: all that fit the model but ``nll``, which draws nothing and takes long.
-        real: the real images, for all but ``accuracy``.
+        request: ``n`` is `ENOUGH` unless told otherwise; by scenes it is as `prepare_scenes` takes it.
+        metrics: of `METRICS`, or ``nll``; or else of `SCENE_METRICS`; none: all that fit the model but ``nll``, which
+            draws nothing and takes long.
+        real: the real images, for all but ``accuracy`` and `SCENE_METRICS`.
         data_mix: ask for each class as often as it occurs among n real images; the request names no classes then.
         features: what ``kid`` and ``pr`` use; none: the classifier's where it fits, else Inception's.
         nll_images: of how many real images ``nll`` is measured; of all, if there are fewer.
+        scenes: those that a model of scenes is measured by.
 
     Raises:
         UserError: the request or a metric does not fit the model, the data cannot be read, or Inception is not there.
     """
+    metrics = metrics or (fitting_scene_metrics(model, scenes) if scenes else fitting_metrics(model))
+    if {*metrics} & {*SCENE_METRICS}:
+        if data_mix or features is not None:
+            unused = "--data-mix" if data_mix else "--features"
+            raise UserError(f"nothing that goes by scenes takes {unused}: leave it out")
+        planned, test = prepare_scenes(model, request, metrics, scenes)
+        return Evaluation(planned, {}, {}, None, False, 0, test)
     planned = plan(model, replace(request, n=ENOUGH if request.n is None else request.n))
-    metrics = metrics or fitting_metrics(model)
     used = features_of_metrics(metrics, model, planned.n, features)
     compares, explains = compare_with_real(used), "nll" in metrics
     if real is None and (compares or explains or data_mix):
@@ -123,9 +155,10 @@ def prepare(
     return Evaluation(planned, used, extractors, real, data_mix, nll_images if explains else 0)
 
 
-def _title(record: Mapping[str, Any]) -> str:
+def _title(record: Mapping[str, Any], by_scenes: bool) -> str:
     """What was drawn, how, and what it is compared with."""
     classes = f" of classes {','.join(map(str, record['classes']))}" if record["classes"] else ""
+    mix = " in the mix of classes of the data" if record["data_mix"] else classes
     settings = [
         f"{record['steps']} steps",
         f"{record['spacing']} spacing",
@@ -136,12 +169,12 @@ def _title(record: Mapping[str, Any]) -> str:
         record["guidance_interval"] and "only at noise levels {:g} to {:g}".format(*record["guidance_interval"]),
         record["guidance_rescale"] and f"rescaled by {record['guidance_rescale']:g}",
     ]
-    real = record["reference"]
+    real, beside = record["reference"], "beside scenes of" if by_scenes else "against"
     return (
-        f"{record['n']} images{' in the mix of classes of the data' if record['data_mix'] else classes} by "
+        f"{record['n']} images{' of each kind of prompt' if by_scenes else mix} by "
         f"{record['sampler']}, {', '.join(filter(None, settings))}: {record['evaluations']} network evaluations each; "
         f"seed {record['seed']}, {record['dtype']}"
-        + (f"; against {real['size']} {SPLIT_NAMES[real['split']]} of {real['name']}" if real else "")
+        + (f"; {beside} {real['size']} {SPLIT_NAMES[real['split']]} of {real['name']}" if real else "")
     )
 
 

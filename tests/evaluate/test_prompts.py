@@ -1,0 +1,145 @@
+"""What a model of scenes is measured by: true scenes score what the reader makes of them, and wrong ones nothing."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fromnoise.data.scenes import prompts
+from fromnoise.evaluate.prompts import KINDS, Asked, measure_clip, measure_prompts, measure_reconstruction
+from fromnoise.evaluate.scene_reader import EVERYTHING
+from fromnoise.evaluate.scenes import TrueScenes
+from fromnoise.models.space import Pixels
+from fromnoise.train.config import DataConfig
+
+CPU = torch.device("cpu")
+N = 12
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Scenes of 64 pixels, of scikit-learn's digits."""
+    return TrueScenes(
+        DataConfig(source="scenes", digits="digits", channels=3, size=64), tmp_path_factory.mktemp("none")
+    )
+
+
+@pytest.fixture(scope="module")
+def sets(source):
+    """Some scenes of each kind, drawn as they are."""
+    asked = {kind: prompts(kind, N, seed=3) for kind in KINDS}
+    return {kind: Asked(scenes, *[source.painted(scenes, 0)] * 2) for kind, scenes in asked.items()}
+
+
+def without_digits(figures):
+    return {name: value for name, value in figures.items() if not name.endswith("digit")}
+
+
+def test_true_scenes_score_the_readers_own_figure(source, sets):
+    measured = measure_prompts(source.read, sets)
+    assert list(measured) == ["prompts_seen", "prompts_unseen", "prompts_two"]
+    for kind, found in zip(KINDS, measured.values(), strict=True):
+        true = found.details["true"]
+        assert found.value == true["together"] > 0.5
+        assert found.details["attributes"] == true["attributes"]
+        assert set(without_digits(true["attributes"]).values()) == {1}
+        assert found.details["standard_error"] == pytest.approx(math.sqrt(found.value * (1 - found.value) / N))
+        assert f"of {N} {KINDS[kind]}" in found.meaning and f"of true scenes {found.value:.2%}" in found.meaning
+    assert {"place"} < set(measured["prompts_seen"].details["attributes"])
+    assert {"relation", "second digit"} < set(measured["prompts_two"].details["attributes"])
+
+
+def test_wrong_colours_score_nothing(source, sets):
+    """All else is still right."""
+    asked = sets["seen"]
+    swapped = [
+        replace(scene, background=scene.things[0].colour, things=(replace(scene.things[0], colour=scene.background),))
+        for scene in asked.scenes
+    ]
+    found = measure_prompts(source.read, {"seen": replace(asked, drawn=source.painted(swapped, 0))})["prompts_seen"]
+    attributes = found.details["attributes"]
+    assert (found.value, attributes["colour"], attributes["background"]) == (0, 0, 0)
+    assert attributes["place"] == attributes["size"] == 1
+    assert found.details["true"]["together"] > 0.5
+
+
+def test_only_all_together_counts():
+    """A picture in four has something wrong, each time something else; one attribute is named by half of them."""
+    answers = [
+        {"digit": True, "colour": True, EVERYTHING: True},
+        {"digit": False, EVERYTHING: False},
+        {"digit": True, "colour": False, EVERYTHING: False},
+        {"digit": True, EVERYTHING: True},
+    ]
+    scenes, nothing = prompts("seen", 4, seed=0), torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    found = measure_prompts(lambda pixels, asked: answers, {"unseen": Asked(scenes, nothing, nothing)})
+    details = found["prompts_unseen"].details
+    assert found["prompts_unseen"].value == 0.5
+    assert details["attributes"] == {"digit": 0.75, "colour": 0.5}
+    assert details["standard_error"] == 0.25
+
+
+class Changing(Pixels):
+    """A space whose decoder changes the pictures in [-1, 1]."""
+
+    def __init__(self, change):
+        super().__init__((3, 64, 64))
+        object.__setattr__(self, "decode", change)
+
+
+def test_reconstructions_are_read(source):
+    pixels, scenes = source.random(N, seed=1)
+    assert {len(scene.things) for scene in scenes} == {1, 2}
+    exact = measure_reconstruction(source.read, Changing(lambda x: x), CPU, pixels, scenes)
+    assert list(exact) == ["reconstruction", "psnr"]
+    assert exact["reconstruction"].value == 1
+    read = source.read(pixels, scenes)
+    digits = [found[name] for found in read for name in found if name.endswith("digit")]
+    assert N < exact["reconstruction"].details["digits"] == sum(digits) <= len(digits)
+
+    white = measure_reconstruction(source.read, Changing(torch.ones_like), CPU, pixels, scenes)
+    assert white["reconstruction"].value == 0
+    grey = Changing(lambda x: torch.where(x > 0, x - 20 / 255, x + 20 / 255))
+    assert measure_reconstruction(source.read, grey, CPU, pixels, scenes)["psnr"].value == pytest.approx(
+        20 * math.log10(25.5), abs=0.01
+    )
+
+
+def test_reconstructions_of_what_is_not_read_do_not_count():
+    """Of five digits four are read right in the original, and one of them is lost; another comes out of nothing."""
+    before = [
+        {"digit": True, "size": False},
+        {"digit": True, "second digit": True},
+        {"digit": False, "second digit": True},
+    ]
+    after = [
+        {"digit": True, "size": False},
+        {"digit": False, "second digit": True},
+        {"digit": True, "second digit": True},
+    ]
+    answers = iter([before, after])
+    nothing = torch.zeros(3, 3, 64, 64, dtype=torch.uint8)
+    found = measure_reconstruction(
+        lambda pixels, scenes: next(answers), Changing(lambda x: x), CPU, nothing, prompts("seen", 3, seed=0)
+    )["reconstruction"]
+    assert (found.value, found.details["digits"]) == (0.75, 4)
+
+
+def test_the_score_of_clip():
+    """Each caption points another way; true pictures point there, too, and drawn ones halfway to the next axis."""
+    ways = torch.eye(8)
+
+    def embed(pixels, captions):
+        return pixels[:, :, 0, 0].float(), ways[[names.index(caption) for caption in captions]]
+
+    scenes = prompts("seen", 8, seed=0)
+    names = [scene.caption for scene in scenes]
+    true, drawn = ways[..., None, None], (ways + ways.roll(1, 0))[..., None, None]
+    parts = {"seen": slice(0, 3), "two": slice(3, 8)}
+    found = measure_clip(embed, {kind: Asked(scenes[p], true[p], drawn[p]) for kind, p in parts.items()})["clip"]
+    assert found.value == pytest.approx(100 / math.sqrt(2))
+    assert found.details["true"] == pytest.approx(100)
+    assert found.details["shuffled"] == pytest.approx(0)
+    assert found.details["images"] == 8
+    assert found.details["kinds"]["two"] == pytest.approx({"drawn": 100 / math.sqrt(2), "true": 100, "shuffled": 0})
