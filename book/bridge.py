@@ -39,6 +39,8 @@ DERIVATION_ONLY = {
 WITHOUT_CHAPTER = {
     "vae-kl",
     "scale",
+    "edge-error",
+    "psnr",
     "ldm-loss",
     "cross-attn",
     "causal",

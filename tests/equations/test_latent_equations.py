@@ -1,12 +1,18 @@
-"""What makes latents fit for diffusion: equations vae-kl and scale."""
+"""What an autoencoder is trained for: equations vae-kl, scale, edge-error and psnr."""
+
+import math
+from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.distributions import Independent, Normal, kl_divergence
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from fromnoise.diffusion.latents import kl_to_standard_normal, scaling_factor
 from fromnoise.diffusion.likelihood import gaussian_kl
+from fromnoise.diffusion.reconstruction import edge_error, psnr
 
 F64 = torch.float64
 
@@ -64,3 +70,51 @@ def test_scale__channels_together(generator):
     deviations = (latents * scaling_factor(latents)).std((0, 2, 3))
     assert (deviations[1] / deviations[0]).item() == pytest.approx(3, rel=0.1)
     assert scaling_factor(5 * latents).item() == pytest.approx(scaling_factor(latents).item() / 5)
+
+
+def pair(generator, shape=(3, 2, 8, 12)):
+    return tuple(torch.rand(shape, generator=generator, dtype=F64) * 2 - 1 for _ in range(2))
+
+
+def halved(x):
+    """Each 2x2 pixels as their mean."""
+    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+
+
+def test_edge_error(generator):
+    """It equals the sums, written out by pixel and neighbour, at both resolutions."""
+    output, target = pair(generator)
+    expected = torch.zeros(3, dtype=F64)
+    for one, other in ((output, target), (halved(output), halved(target))):
+        for a, b in ((one, other), (one.mT, other.mT)):
+            rows = range(a.shape[2] - 1)
+            wrong = [(a[:, :, y + 1] - a[:, :, y]) - (b[:, :, y + 1] - b[:, :, y]) for y in rows]
+            expected += torch.stack(wrong).abs().mean((0, 2, 3)) / 4
+    torch.testing.assert_close(edge_error(output, target), expected)
+
+
+def test_edge_error__blur():
+    """Surfaces that are too light cost nothing. A blurred outline costs more, the wider the blur is."""
+    picture = torch.full((1, 1, 24, 24), -1.0, dtype=F64)
+    picture[..., 12:] = 1
+    assert edge_error(picture + 0.25, picture).item() == 0
+    wide = F.pad(picture, (8, 8, 0, 0), "replicate")
+    widths = [F.avg_pool2d(wide[..., 8 - n : 32 + n], (1, 2 * n + 1), 1) for n in (0, 1, 2, 4, 8)]
+    costs = [edge_error(blurred, picture).item() for blurred in widths]
+    assert costs[0] == 0
+    assert all(less < more for less, more in pairwise(costs))
+
+
+def test_psnr(generator):
+    """It is that of torchmetrics, each picture by itself."""
+    output, target = pair(generator)
+    expected = [peak_signal_noise_ratio(o, t, data_range=2.0) for o, t in zip(output, target, strict=True)]
+    torch.testing.assert_close(psnr(output, target), torch.stack(expected))
+
+
+def test_psnr__one_grey_level():
+    """48 decibels; and what lies outside [-1, 1] is clipped."""
+    white = torch.ones((2, 3, 4, 4), dtype=F64)
+    assert psnr(white - 2 / 255, white).tolist() == pytest.approx([20 * math.log10(255)] * 2)
+    assert psnr(white - 2 / 255, white)[0].item() == pytest.approx(48.13, abs=0.01)
+    assert psnr(torch.cat([white[:1] * 7, white[:1] - 0.1]), white).isinf().tolist() == [True, False]

@@ -20,6 +20,7 @@ from fromnoise.train.config import load_config
 
 TINY = Path(__file__).with_name("tiny.toml")
 CLASSIFIER = Path(__file__).with_name("tiny-classifier.toml")
+AUTOENCODER = Path(__file__).with_name("tiny-autoencoder.toml")
 BRIEF = {
     "log_every": 1,
     "checkpoint_every": 1,

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from fromnoise.nn.autoencoder import Autoencoder, AutoencoderConfig
+from fromnoise.nn.text_encoder import TextEncoder, TextEncoderConfig
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.train.config import LoopConfig
 from fromnoise.train.optimizer import Optimizer, as_matrix, learning_rate_at
@@ -62,6 +64,24 @@ def test_steps_of_matrices_are_orthogonal_and_as_long_as_said(network):
         assert (values > 0.6).double().mean() > 0.85, name
         checked += 1
     assert checked == 12 * 3 + 7 + 6 * 4 + 2  # residual blocks, their shortcuts, attention, down- and upsampling
+
+
+def test_muon_moves_the_middle_of_every_kind_of_network(network):
+    """Of U-Nets, autoencoders and transformers, wherever in a network these stand, but not next to a picture."""
+
+    def moved(there: nn.Module) -> set[str]:
+        return set(Optimizer(there.to(memory_format=torch.channels_last), MUON).matrices)
+
+    def matrices(there: nn.Module) -> set[str]:
+        return {name for name, weight in there.named_parameters() if weight.ndim >= 2}
+
+    assert all(name.startswith(("down_blocks.", "mid_block.", "up_blocks.")) for name in moved(network))
+    autoencoder = Autoencoder(AutoencoderConfig(sample_size=8, channels=(8, 16), norm_groups=4))
+    ends = {f"{part}.conv_{end}.weight" for part in ("encoder", "decoder") for end in ("in", "out")}
+    assert matrices(autoencoder) - moved(autoencoder) == ends | {"quant_conv.weight", "post_quant_conv.weight"}
+    encoder = TextEncoder(TextEncoderConfig(vocabulary=20, width=16, mlp_width=32, layers=2, heads=2, max_length=8))
+    embeddings = {f"embeddings.{name}_embedding.weight" for name in ("token", "position")}
+    assert matrices(encoder) - moved(encoder) == embeddings
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -120,7 +120,7 @@ class Scenes:
         if missing := (self.counts == 0).nonzero().flatten().tolist():
             raise UserError(f"scenes need every digit, and there is no {missing[0]}: give --data.digits as MNIST")
         self.combinations = _combinations("all" if held_out else "seen")
-        self.edges = ink_edges(digits.pixels[:, 0])  # (N, 2, 2)
+        self.edges = ink_edges(digits.pixels[:, 0], 255 * INK)  # (N, 2, 2)
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:
         """What ``len(indices)`` pictures are made from, and their captions, see `Captioned`."""
@@ -174,26 +174,29 @@ class Scenes:
         """The pictures ``(B, 3, size, size)`` in [-1, 1], on the device of ``drawn``."""
         digits = drawn["digits"].float().flatten(0, 1) / 255  # (2B, h, w)
         zoom, source, target = (drawn[name].flatten(0, 1) for name in ("zoom", "from", "to"))
-        ink = resample(digits, zoom, source, target, self.size).unflatten(0, (-1, 2))  # (B, 2, size, size)
-        coverage = (1.5 * ink + (0.5 - 1.5 * INK)).clamp(0, 1)[:, :, None]  # (B, 2, 1, size, size), a half at the edge
-        first, second, image = (colour[..., None, None] for colour in drawn["colours"].unbind(1))  # (B, 3, 1, 1)
-        image = image + coverage[:, 0] * (first - image)  # (B, 3, size, size)
-        return image + coverage[:, 1] * (second - image)
+        with torch.autocast(digits.device.type, enabled=False):  # products of matrices would be in bf16
+            ink = resample(digits, zoom, source, target, self.size)  # (2B, size, size)
+            coverage = ink.mul_(1.5).add_(0.5 - 1.5 * INK).clamp_(0, 1).view(-1, 2, self.size**2)  # at an edge 1/2
+            background = drawn["colours"][:, 2:].mT  # (B, 3, 1)
+            contrast = drawn["colours"][:, :2].mT - background  # (B, 3, 2)
+            # no pixel is covered by both
+            images = torch.baddbmm(background, contrast, coverage).clamp_(-1, 1)  # (B, 3, size * size)
+        return images.unflatten(2, (self.size, self.size))
 
 
-def ink_edges(pixels: Tensor) -> Tensor:
-    """Where the ink of digits ``(N, h, w)``, uint8, begins and ends, in pixels ``(N, 2, 2)``: by rows, then by columns.
+def ink_edges(ink: Tensor, level: float) -> Tensor:
+    """Where the ink of digits ``(N, h, w)`` begins and ends, in pixels ``(N, 2, 2)``: by rows, then by columns.
 
-    Between two pixels, ink is interpolated; an edge is where it is `INK`.
+    Between two pixels, ink is interpolated; an edge is where it is ``level``. Without ink, the edges mean nothing.
     """
     edges = []
     for other in (2, 1):
-        most = torch.nn.functional.pad(pixels.amax(other).float() / 255, (1, 1))  # (N, length + 2)
+        most = torch.nn.functional.pad(ink.amax(other).float(), (1, 1))  # (N, length + 2)
         for profile, backwards in ((most, False), (most.flip(1), True)):
-            begin = (profile >= INK).int().argmax(1, keepdim=True).clamp(min=1)  # (N, 1)
-            inside, outside = profile.gather(1, begin)[:, 0], profile.gather(1, begin - 1)[:, 0]
+            first = (profile >= level).int().argmax(1, keepdim=True).clamp(min=1)  # (N, 1)
+            inside, outside = profile.gather(1, first)[:, 0], profile.gather(1, first - 1)[:, 0]
             # the middle of pixel i lies at i + 0.5, and the padding is one pixel
-            at = begin[:, 0] - 0.5 - (inside - INK) / (inside - outside).clamp(min=1e-6)
+            at = first[:, 0] - 0.5 - (inside - level) / (inside - outside).clamp(min=1e-6)
             edges.append(profile.shape[1] - 2 - at if backwards else at)
     return torch.stack(edges, 1).unflatten(1, (2, 2))
 
@@ -206,13 +209,13 @@ def resample(images: Tensor, zoom: Tensor, source: Tensor, target: Tensor, size:
     smaller.
     """
     weights = []
+    to = torch.arange(size, device=images.device) + 0.5  # (size,)
     for axis in (0, 1):
-        centre, scale = target[:, axis, None, None], zoom[:, axis, None, None]
-        to = torch.arange(size, device=images.device)[:, None] + 0.5  # (size, 1)
         of = torch.arange(images.shape[1 + axis], device=images.device) + 0.5  # (h,) or (w,)
-        distance = ((to - centre) / scale + source[:, axis, None, None] - of).abs()  # (N, size, h or w)
-        reach = (1 / scale).clamp(min=1)
-        weights.append((1 - distance / reach).clamp(min=0) / reach)
+        at = (to - target[:, axis, None]) / zoom[:, axis, None] + source[:, axis, None]  # (N, size) in the image
+        sharp = zoom[:, axis, None, None].clamp(max=1)  # 1 over how far a pixel reaches
+        distance = (at[..., None] * sharp**2 - of * sharp**2).abs_()  # (N, size, h or w)
+        weights.append((sharp - distance).clamp_(min=0))
     return weights[0] @ images @ weights[1].mT
 
 

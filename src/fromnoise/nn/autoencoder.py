@@ -157,6 +157,21 @@ class Autoencoder(nn.Module):
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1) if config.quant_conv else None
         self.post_quant_conv = nn.Conv2d(z, z, 1) if config.post_quant_conv else None
 
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The reconstruction of images from a draw of their latents, and the mean and log-variance of these.
+
+        This is what is trained: the noise ``(B, latent_channels, h, w)``, standard normal, teaches the decoder that
+        latents nearby mean nearly the same picture. Whoever uses an autoencoder takes the mean.
+
+        Returns:
+            ``(B, out_channels, H, W)``, not clipped, and two ``(B, latent_channels, h, w)``.
+
+        Source: Kingma and Welling 2013 (arXiv 1312.6114), section 2.4.
+        """
+        mean, log_variance = self.encode(images)  # (B, latent_channels, h, w) each
+        latents = mean + (log_variance / 2).exp() * noise  # (B, latent_channels, h, w)
+        return self.decode(latents), mean, log_variance
+
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, ``(B, latent_channels, h, w)`` each; the latter within [-30, 20].
 

@@ -58,7 +58,7 @@ class DataRecord:
 
     @classmethod
     def of_captioned(cls, data: Captioned) -> "DataRecord":
-        """The record of captioned pictures, by 256 of them, evenly spread; 0 images if they are drawn without end."""
+        """The record of captioned pictures, by a few of them; 0 images where they are drawn without end."""
         count = RECORDED if data.rows is None else min(RECORDED, data.rows)
         indices = torch.arange(count) * (data.rows or count) // count
         drawn, captions = data.draw(indices, torch.Generator().manual_seed(0))

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from fromnoise.train.config import LoopConfig
 
-WITHIN = ("down_blocks.", "mid_block.", "up_blocks.")
+WITHIN = ("down_blocks", "mid_block", "up_blocks", "layers")
+"""what the parts in the middle of a network are called: those of U-Nets and autoencoders, and of transformers"""
 MOMENTUM = 0.95
 
 
@@ -72,7 +73,7 @@ class Optimizer:
         self.matrices = {
             name: as_matrix(parameter.detach())
             for name, parameter in self.parameters.items()
-            if config.optimizer == "muon" and parameter.ndim >= 2 and name.startswith(WITHIN)
+            if config.optimizer == "muon" and parameter.ndim >= 2 and not set(WITHIN).isdisjoint(name.split("."))
         }
         for name, matrix in self.matrices.items():
             if matrix.data_ptr() != self.parameters[name].data_ptr():

@@ -5,11 +5,13 @@ from typing import Any
 
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.task import Task
+from fromnoise.train.tasks.autoencoder import AutoencoderTask
 from fromnoise.train.tasks.classifier import ClassifierTask
 from fromnoise.train.tasks.denoising import DenoisingTask
 
 TASKS: dict[str, Callable[[TrainingConfig, str], Task[Any]]] = {
     "denoising": DenoisingTask,
     "classifier": ClassifierTask,
+    "autoencoder": AutoencoderTask,
 }
 """each is made of a preset and the source of its data"""
