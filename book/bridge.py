@@ -45,6 +45,7 @@ WITHOUT_CHAPTER = {
     "cross-attn",
     "causal",
     "geglu",
+    "infonce",
     "img2img",
     "inpaint",
     "negative",

@@ -68,10 +68,16 @@ def text_encoder_config_from_transformers(content: Mapping[str, Any], origin: st
         raise UserError(f"{origin}: {problem}") from None
 
 
-def text_encoder_config_to_transformers(config: TextEncoderConfig) -> dict[str, Any]:
-    """The ``config.json`` with which transformers builds the same network."""
+def text_encoder_config_to_transformers(config: TextEncoderConfig, **unread: Any) -> dict[str, Any]:
+    """The ``config.json`` with which transformers builds the same network.
+
+    It has the weights in float32 however they are stored: diffusers would mix the types of text encoder and U-Net.
+
+    Args:
+        unread: values of keys that a `TextEncoderConfig` is not made of, such as ``eos_token_id``.
+    """
     same = {theirs: getattr(config, ours) for ours, theirs in _SAME.items()}
-    file = asdict(CLIPTextFile(architectures=("CLIPTextModel",), dtype="float32", **same))
+    file = asdict(CLIPTextFile(architectures=("CLIPTextModel",), dtype="float32", **same, **unread))
     return {key: value for key, value in file.items() if value is not None}
 
 

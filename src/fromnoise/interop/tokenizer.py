@@ -6,6 +6,7 @@ these is a row of bytes, of which the byte-pair merges make as few tokens as the
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ LENGTH = 77  # of a text, where the files do not say
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 BETWEEN = r"\s.,:;!?…'‘’\"“”()\[\]{}<>|/"  # what stands between the words that a reader sees, of which "it's" is one
 READ_AS_ONE = re.compile(f"[^{BETWEEN}]+(?:['’][^{BETWEEN}]+)*")
+SPOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # a word or a number, where "blue-red" is two of them
+KNOWN_WORDS = "words.txt"  # beside the vocabulary: a known word in each line
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,16 @@ class Tokenizer:
         size: one more than the largest id.
         bos, eos, pad: ids of the tokens that begin a text, end it, and fill up the rest.
         vocabulary, merges, file: what it was made of.
+        known_words: all that a model was trained on, in lower case; none: nobody has written them down.
     """
 
-    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], file: TokenizerFile):
+    def __init__(
+        self,
+        vocabulary: dict[str, int],
+        merges: list[tuple[str, str]],
+        file: TokenizerFile,
+        known_words: frozenset[str] | None = None,
+    ):
         self.vocabulary, self.merges, self.file = vocabulary, merges, file
         known = file.added_tokens_decoder or {}
         added = [known[key] for key in sorted(known, key=int)]
@@ -99,14 +109,13 @@ class Tokenizer:
         bos, eos, unknown, pad = named = [by_content.get(token.content, token) for token in tokens]
 
         self._backend = Backend(BPE(vocabulary, merges, unk_token=unknown.content, end_of_word_suffix="</w>"))
-        self._backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
-        self._backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        split_as_clip_does(self._backend)
         self._backend.add_tokens([token.added() for token in (*added, *named)])
         ids = self._backend.get_vocab()  # the added tokens among them
         self.size = 1 + max(ids.values())
         self.bos, self.eos, self.pad = ids[bos.content], ids[eos.content], ids[pad.content]
         self.length = int(file.model_max_length) if file.model_max_length < 1e6 else LENGTH  # 1e30 stands for none
+        self.known_words = known_words
 
     def __call__(self, text: str) -> Tokens:
         try:
@@ -118,8 +127,12 @@ class Tokenizer:
         cut = text[found.offsets[room][0] :] if len(found.ids) > room else ""
         return Tokens(ids + (self.pad,) * (self.length - len(ids)), cut, _words(text, found.offsets, room))
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the model was not trained on, in order, each once; none where that is not known."""
+        return [] if self.known_words is None else [word for word in spoken(text) if word not in self.known_words]
+
     def save(self, directory: Path) -> None:
-        """Writes ``vocab.json``, ``merges.txt`` and ``tokenizer_config.json``, as transformers' ``CLIPTokenizer`` does.
+        """Writes the files of transformers' ``CLIPTokenizer``, and ``words.txt`` where the known words are known.
 
         Raises:
             UserError: a file cannot be written.
@@ -133,9 +146,23 @@ class Tokenizer:
             "merges.txt": "".join(f"{line}\n" for line in merges),
             "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
         }
+        if self.known_words is not None:
+            contents[KNOWN_WORDS] = "".join(f"{word}\n" for word in sorted(self.known_words))
         for name, content in contents.items():
             with atomic_write(directory / name) as partial:
                 partial.write_text(content, encoding="utf-8")
+
+
+def split_as_clip_does(backend: Backend) -> None:
+    """Sets how a text becomes rows of bytes, before any are merged."""
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+def spoken(text: str) -> list[str]:
+    """The words and numbers of a text in lower case, each once, without the signs between them."""
+    return list(dict.fromkeys(SPOKEN.findall(unicodedata.normalize("NFC", text).lower())))
 
 
 def _written(value: Any) -> Any:
@@ -183,9 +210,10 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     else:
         raise UserError(f"{directory} holds no tokeniser: neither tokenizer.json nor vocab.json and merges.txt")
     file = read(TokenizerFile, _known_keys(config), str(directory / "tokenizer_config.json"))
+    known_words = _known_words(directory / KNOWN_WORDS)
     try:
         pairs: Any = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
-        return Tokenizer(vocabulary, pairs, file)
+        return Tokenizer(vocabulary, pairs, file, known_words)
     except Exception as problem:  # the library raises no narrower one
         raise UserError(
             f"{path}: the vocabulary and its merges do not fit together: {problem}".splitlines()[0]
@@ -194,6 +222,10 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
 def _load_if_present(path: Path) -> dict[str, Any]:
     return load(path) if path.exists() else {}
+
+
+def _known_words(path: Path) -> frozenset[str] | None:
+    return frozenset(read_bytes(path, MAX_BYTES).decode("utf-8", "replace").split()) if path.exists() else None
 
 
 def _known_keys(content: Mapping[str, Any]) -> dict[str, Any]:

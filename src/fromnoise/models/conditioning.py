@@ -1,6 +1,6 @@
 """How a model is told what to draw."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Protocol
@@ -126,6 +126,9 @@ class Prompts:
             if cut := self.tokenizer(str(wish)).cut:
                 most = self.tokenizer.length - 2
                 warn(f"the prompt is longer than the {most} tokens that this model reads: {cut!r} is cut off")
+            if unknown := self.tokenizer.unknown_words(str(wish)):
+                known = self.tokenizer.known_words or frozenset()
+                warn(f"this model has never read {_listed(unknown, 100)}: it knows {_listed(_telling(known), 360)}")
         return list(islice(cycle(asked), n))
 
     def encode(self, wishes: Sequence[Wish]) -> Condition:
@@ -139,3 +142,16 @@ class Prompts:
         if wish not in self._encoded:
             self._encoded[wish] = self.text_encoder(torch.tensor([self.tokenizer(str(wish)).ids]))[0]
         return self._encoded[wish]  # (tokens, width)
+
+
+def _telling(words: Collection[str]) -> list[str]:
+    """Those of three letters and more, which say what there is; all, if none are so long."""
+    return sorted(word for word in words if len(word) > 2) or sorted(words)
+
+
+def _listed(words: Sequence[str], room: int) -> str:
+    """As many of the words as fit into so many characters, spread evenly, and how many more there are."""
+    shown = list(words)
+    while len(text := ", ".join(shown)) > room and len(shown) > 1:
+        shown = [words[i * len(words) // (len(shown) - 1)] for i in range(len(shown) - 1)]
+    return text + (f" and {len(words) - len(shown)} more" if len(shown) < len(words) else "")

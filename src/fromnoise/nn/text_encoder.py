@@ -6,15 +6,31 @@ config file.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fromnoise.nn.attention import attention
 from fromnoise.nn.layers import Embedding
 
 Activation = Literal["quick_gelu", "gelu"]
+
+
+class LayerConfig(Protocol):
+    """The numbers of a transformer layer, which CLIP's text encoder and its image encoder share."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def mlp_width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def activation(self) -> Activation: ...
+    @property
+    def norm_eps(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -68,11 +84,15 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Causal attention over the tokens ``(B, N, C)``, with ``heads`` heads of C / heads channels."""
+    """Attention over the tokens ``(B, N, C)``, with ``heads`` heads of C / heads channels.
 
-    def __init__(self, config: TextEncoderConfig):
+    Args:
+        causal: whether a token sees itself and those before it alone, and not those after it.
+    """
+
+    def __init__(self, config: LayerConfig, causal: bool = True):
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.attention = config.heads, causal_attention if causal else attention
         self.q_proj = nn.Linear(config.width, config.width)
         self.k_proj = nn.Linear(config.width, config.width)
         self.v_proj = nn.Linear(config.width, config.width)
@@ -80,7 +100,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # as _heads
-        return self.out_proj(causal_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, N, C)
+        return self.out_proj(self.attention(q, k, v).transpose(1, 2).flatten(2))  # (B, N, C)
 
     def _heads(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, heads, N, head_dim)``."""
@@ -90,7 +110,7 @@ class SelfAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation between them, for each token by itself."""
 
-    def __init__(self, config: TextEncoderConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.activation: Callable[[Tensor], Tensor] = quick_gelu if config.activation == "quick_gelu" else F.gelu
         self.fc1 = nn.Linear(config.width, config.mlp_width)
@@ -103,10 +123,10 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention between the tokens, then a feed-forward network on each; both normalise first and are added."""
 
-    def __init__(self, config: TextEncoderConfig):
+    def __init__(self, config: LayerConfig, causal: bool = True):
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.width, config.norm_eps)
-        self.self_attn = SelfAttention(config)
+        self.self_attn = SelfAttention(config, causal)
         self.layer_norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
 

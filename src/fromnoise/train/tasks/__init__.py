@@ -7,11 +7,13 @@ from fromnoise.train.config import TrainingConfig
 from fromnoise.train.task import Task
 from fromnoise.train.tasks.autoencoder import AutoencoderTask
 from fromnoise.train.tasks.classifier import ClassifierTask
+from fromnoise.train.tasks.clip import ClipTask
 from fromnoise.train.tasks.denoising import DenoisingTask
 
 TASKS: dict[str, Callable[[TrainingConfig, str], Task[Any]]] = {
     "denoising": DenoisingTask,
     "classifier": ClassifierTask,
     "autoencoder": AutoencoderTask,
+    "clip": ClipTask,
 }
 """each is made of a preset and the source of its data"""
