@@ -107,6 +107,13 @@ def test_rows_at_a_time(size, width, rows):
     assert rows <= rows_at_a_time(config, torch.device("cuda")) <= 64
 
 
+def test_a_network_that_is_told_a_text_has_two_rows():
+    """Those of one guided picture; Stable Diffusion's keeps its one."""
+    for size, width, rows in ((16, 64, 2), (64, 320, 1)):
+        text = {"context_dim": 8, "heads": (1,), "attention_levels": (True,), "norm_groups": 1}
+        assert rows_at_a_time(UNetConfig(sample_size=size, channels=(width,), **text), CPU) == rows
+
+
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:7", "cuda:99", "cuda:x", "CPU"])
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=re.escape(f"no device {name!r} here: there are auto, ") + ".*cpu"):

@@ -14,7 +14,7 @@ from fromnoise.errors import UserError
 from fromnoise.models import open_model
 from fromnoise.models.saving import save_autoencoder, save_prompts
 from fromnoise.train.config import TrainingConfig, load_config
-from fromnoise.train.tasks import latents
+from fromnoise.train.tasks import denoising, latents
 from fromnoise.train.tasks.denoising import DenoisingTask
 from fromnoise.train.trainer import Trainer
 
@@ -53,7 +53,7 @@ def with_parts(folder: Path, **settings) -> TrainingConfig:
 def test_the_loss_of_the_network_falls_and_the_parts_stay(config, tmp_path):
     trainer = Trainer(config, tmp_path)
     before = trainer.task.record
-    losses = [trainer.take_step().loss.item() for _ in range(24)]
+    losses = [trainer.take_step().loss.item() for _ in range(30)]
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
     assert latents._checksum(trainer.task.data.space, trainer.task.data.prompts) == before.parts
 
@@ -63,11 +63,13 @@ def test_captions_are_dropped_at_the_rate_and_validation_drops_none(config, monk
     batches = [task.batch(torch.arange(100), 0, step) for step in range(10)]
     dropped = torch.cat([(batch["tokens"] == task.data.empty).all(1) for batch in batches]).double()
     assert abs(dropped.mean() - 0.25) < 4 * (0.25 * 0.75 / len(dropped)) ** 0.5
+    monkeypatch.setattr(denoising, "VALIDATION_IMAGES", 48)
     seen, loss = [], DenoisingTask.loss
     monkeypatch.setattr(DenoisingTask, "loss", lambda *a: (seen.append(a[2]["tokens"]), loss(*a))[1])
     with torch.no_grad():
         found = task.validate(task.network.eval())
         assert found == task.validate(task.network)
+    assert len(torch.cat(seen)) == 2 * 48
     assert not (torch.cat(seen) == task.data.empty).all(1).any()
 
 
@@ -87,10 +89,10 @@ def test_the_network_sees_scaled_means_and_is_told_the_vectors_of_the_caption(co
 
 def test_killed_and_resumed_it_ends_with_the_same_bits_and_a_pipeline(parts, tmp_path):
     options = [f"--parts.autoencoder={parts}", f"--parts.clip={parts}"]
-    options += ["--train.dtype=bf16", "--train.compile=no", "--train.device=cpu"]
+    options += ["--train.dtype=fp32", "--train.compile=no", "--train.device=cpu"]
     reference, out = tmp_path / "reference", tmp_path / "run"
     Run(reference, *options, preset=LATENT).finish()
-    Run(out, *options, preset=LATENT).kill_when(lambda: logged_step(out) >= 14)
+    Run(out, *options, preset=LATENT).kill_when(lambda: logged_step(out) >= 6)
     Run(out, *options, "--resume", preset=LATENT).finish()
     assert_same_run(out, reference)
     assert (out / "clip" / "config.json").read_bytes() == (parts / "clip" / "config.json").read_bytes()
@@ -122,9 +124,12 @@ def test_other_parts_are_refused_and_the_same_in_another_place_are_not(config, p
         ({"data.channels": 1}, "data.channels is 1, and the autoencoder takes 3"),
         ({"data.size": 18}, "data.size 18 is not a multiple of 4"),
         ({"data.flip": True}, "data.flip does not go with captions"),
-        ({"network.head_dim": 16}, "network: channels 8 is not a multiple of head_dim 16"),
-        ({"network.norm_groups": 3}, "network: channels 8 is not a multiple of norm_groups 3"),
-        ({"data.size": 20}, "network: sample_size 5 is not a multiple of 2"),
+        ({"network.head_dim": 12}, "network: channels 16 is not a multiple of head_dim 12"),
+        ({"network.norm_groups": 3}, "network: channels 16 is not a multiple of norm_groups 3"),
+        (
+            {"data.size": 20, "network.channels": (16, 16), "network.attention_levels": (True, True)},
+            "network: sample_size 5 is not a multiple of 2",
+        ),
     ],
 )
 def test_what_does_not_fit(settings, message, config):
