@@ -137,6 +137,7 @@ def test_the_shared_settings_are_those_of_the_run_when_it_goes_on(tmp_path, monk
     assert [config.train.seed for config, _ in asked] == [3] * 6
     assert [config.train.dtype for config, _ in asked] == ["bf16"] * 2 + ["fp32"] * 4
     assert {config.data.source for config, _ in asked} == {str(tmp_path / "pictures")}
+    assert load_stages(str(out / STAGES / STAGES_FILE)).shared.source == str(tmp_path / "pictures")
 
 
 def test_the_card_says_the_one_command():
