@@ -99,6 +99,7 @@ EVERY = {(digit, colour, ground) for digit, colour, ground in product(range(10),
 def test_training_never_draws_what_is_kept_for_evaluation(scenes: Scenes) -> None:
     unseen = combinations(prompts("unseen", 800, 1))
     assert len(unseen) == len(EVERY) / 10
+    assert {(3, "red", "green"), (7, "blue", "green"), (0, "red", "black")} - unseen == {(0, "red", "black")}
     _, drawn = scenes.draw_scenes(20_000, seeded())
     assert combinations(drawn) == EVERY - unseen
     for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -139,7 +140,7 @@ def test_pictures_have_the_colours_and_sizes_that_are_drawn(scenes: Scenes) -> N
     assert images.shape == (60, 3, 64, 64)
     assert images.dtype == torch.float32
     assert images.abs().max() <= 1
-    for image, scene, inked in zip(images, described, drawn["digits"], strict=True):
+    for image, scene, inked, to in zip(images, described, drawn["digits"], drawn["to"], strict=True):
         pixels = (image + 1) * 127.5
         ground = RGB[COLOURS.index(scene.background)][:, None, None]
         assert (pixels[:, ::63, ::63] - ground).abs().max() <= 11
@@ -152,6 +153,9 @@ def test_pictures_have_the_colours_and_sizes_that_are_drawn(scenes: Scenes) -> N
             assert columns.sum() <= 27
         else:
             along = columns if scene.where in ("left of", "right of") else rows
+            (first_row, first_column), (second_row, second_column) = to.tolist()
+            offset = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}[scene.where]
+            assert (round((first_row - second_row) / 40), round((first_column - second_column) / 40)) == offset
             parted = along.int().diff().abs().sum() >= 3
             assert parted, scene
 
