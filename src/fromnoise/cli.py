@@ -210,7 +210,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     from fromnoise.evaluate.reference import reference_of
     from fromnoise.evaluate.report import prepare
-    from fromnoise.evaluate.scenes import scenes_of
+    from fromnoise.evaluate.true_scenes import scenes_of
     from fromnoise.models import open_model
 
     model = open_model(options.model, options.revision)

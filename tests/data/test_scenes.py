@@ -11,7 +11,7 @@ from torch import Tensor
 from fromnoise.data.captions import load_captioned
 from fromnoise.data.images import Images, load_images
 from fromnoise.data.scene_captions import COLOURS, DIGITS, RELATIONS, Scene
-from fromnoise.data.scenes import RGB, Scenes, ink_edges, prompts, resample
+from fromnoise.data.scenes import RGB, Scenes, ink_edges, load_held_out, load_scenes, prompts, resample
 from fromnoise.errors import UserError
 from fromnoise.train.config import DataConfig
 
@@ -221,3 +221,45 @@ def test_scenes_are_loaded_by_name_with_other_digits_held_out() -> None:
     assert isinstance(held_out, Scenes)
     assert (train.size, train.rows, train.held_out, held_out.held_out) == (64, None, False, True)
     assert (len(train.digits), len(held_out.digits)) == (1500, 297)
+
+
+def test_given_scenes_are_painted(scenes: Scenes, digits: Images) -> None:
+    """What is painted is what was asked for: digits, colours, sizes, places and relations, of one digit and of two."""
+    asked = [*prompts("seen", 20, seed=1), *prompts("two", 20, seed=2)]
+    drawn = scenes.paint(asked, seeded())
+    rows = {pixels.numpy().tobytes(): int(label) for pixels, label in zip(digits.pixels, digits.labels, strict=True)}
+    nearest = (255 / 2 * (drawn["colours"] + 1))[:, :, None].sub(RGB).norm(dim=3).argmin(2)  # (B, 3)
+    for i, scene in enumerate(asked):
+        (row, column), (second_row, second_column) = drawn["to"][i].tolist()
+        heights = (drawn["zoom"][i, :, 0] * _ink_heights(drawn["digits"][i])).tolist()
+        for j, thing in enumerate(scene.things):
+            assert rows[drawn["digits"][i, j].numpy().tobytes()] == thing.digit
+            assert COLOURS[nearest[i, j]] == thing.colour
+            assert (heights[j] > 23) == (thing.size == "large")
+        assert COLOURS[nearest[i, 2]] == scene.background
+        if len(scene.things) == 1:
+            assert not drawn["digits"][i, 1].any()
+            words = [("top", "middle", "bottom")[int(row / 22)], ("left", "middle", "right")[int(column / 22)]]
+            assert scene.where == " ".join(word for word in words if word != "middle") or words == ["middle", "middle"]
+        else:
+            along = row - second_row if scene.where in ("above", "below") else column - second_column
+            assert (along < 0) == (scene.where in ("above", "left of")) and abs(along) > 20
+
+
+def _ink_heights(digits: Tensor) -> Tensor:
+    """The heights ``(2,)`` of the ink of two digits ``(2, h, w)``, in their own pixels."""
+    edges = ink_edges(digits, 0.4 * 255)[:, 0]
+    return edges[:, 1] - edges[:, 0]
+
+
+def test_painting_depends_on_the_generator_alone(scenes: Scenes) -> None:
+    asked = prompts("two", 4, seed=0)
+    first, again, other = (scenes.images(scenes.paint(asked, seeded(seed))) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_held_out_scenes_alone_are_those_of_both() -> None:
+    config = DataConfig(source="scenes", digits="digits", channels=3, size=64)
+    both, alone = load_scenes(config)[1], load_held_out(config)
+    assert alone.held_out and alone.size == both.size == 64
+    assert torch.equal(alone.digits.pixels, both.digits.pixels)

@@ -9,7 +9,7 @@ import torch
 from fromnoise.data.scenes import prompts
 from fromnoise.evaluate.prompts import KINDS, Asked, measure_clip, measure_prompts, measure_reconstruction
 from fromnoise.evaluate.scene_reader import EVERYTHING
-from fromnoise.evaluate.scenes import TrueScenes
+from fromnoise.evaluate.true_scenes import TrueScenes
 from fromnoise.models.space import Pixels
 from fromnoise.train.config import DataConfig
 

@@ -20,7 +20,7 @@ from fromnoise.evaluate.metrics import (
     measure,
 )
 from fromnoise.evaluate.reference import SPLIT_NAMES, RealImages
-from fromnoise.evaluate.scenes import SceneTest, TrueScenes, fitting_scene_metrics, prepare_scenes
+from fromnoise.evaluate.true_scenes import SceneTest, TrueScenes, fitting_scene_metrics, prepare_scenes
 from fromnoise.models import Model
 from fromnoise.sampling.generate import draw
 from fromnoise.sampling.plan import Plan, plan

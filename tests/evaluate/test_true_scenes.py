@@ -11,10 +11,10 @@ from stand_ins import untrained
 from fromnoise.cli import main
 from fromnoise.data.scenes import prompts
 from fromnoise.errors import UserError
-from fromnoise.evaluate import report, scenes
+from fromnoise.evaluate import report, true_scenes
 from fromnoise.evaluate.reference import reference_of
 from fromnoise.evaluate.report import prepare
-from fromnoise.evaluate.scenes import scenes_of
+from fromnoise.evaluate.true_scenes import scenes_of
 from fromnoise.interop.vocabulary import learn_vocabulary
 from fromnoise.models import open_model
 from fromnoise.models.clip import save_clip
@@ -87,8 +87,8 @@ def test_what_is_drawn_is_what_the_prompts_ask_for(model, source, monkeypatch):
 def test_the_pictures_are_the_requests_own(model, source, monkeypatch):
     """Those that the same prompts become by themselves, by the same sampler, guidance and seeds."""
     request, seen = Request(n=2, steps=2, guidance=3.0, sampler="ddim", seed=7, batch_size=4), []
-    measure = scenes.measure_prompts
-    monkeypatch.setattr(scenes, "measure_prompts", lambda read, sets: seen.append(sets) or measure(read, sets))
+    measure = true_scenes.measure_prompts
+    monkeypatch.setattr(true_scenes, "measure_prompts", lambda read, sets: seen.append(sets) or measure(read, sets))
     prepare(model, request, ["prompts"], scenes=source).run()
     captions = tuple(scene.caption for kind in ("seen", "unseen", "two") for scene in prompts(kind, 2, 7))
     expected = generate(model, replace(request, n=6, prompts=captions))
@@ -127,7 +127,7 @@ def test_reconstruction_draws_nothing(model, source, monkeypatch):
 
 
 def test_what_is_measured_unless_told_otherwise(model, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "EACH", 5)
+    monkeypatch.setattr(true_scenes, "EACH", 5)
     assert prepare(model, Request(), scenes=source).scenes.metrics == ("prompts", "reconstruction", "clip")
     assert prepare(model, Request(), scenes=source).plan.n == 3 * 5
     without = prepare(model, Request(), scenes=replace(source, folder=tmp_path))
