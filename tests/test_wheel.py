@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fromnoise"
-SHIPPED = ["cifar10-small", "mnist", "mnist-conditional", "mnist-guide"]
+SHIPPED = ["cifar10-small", "mini-sd", "mnist", "mnist-conditional", "mnist-guide"]
 
 
 def run(*words, cwd, **environment):
@@ -69,6 +69,7 @@ def test_it_works_alone(installed, tmp_path):
     listed = run("-m", "fromnoise", "models", cwd=tmp_path, **environment)
     assert [line.split()[0] for line in listed.splitlines()] == SHIPPED
     for model in SHIPPED:
-        said = run("-m", "fromnoise", "sample", model, "--n", "2", "--steps", "2", cwd=tmp_path, **environment)
+        asked = ("--prompt", "a red 7 on blue") if model == "mini-sd" else ()
+        said = run("-m", "fromnoise", "sample", model, "--n", "2", "--steps", "2", *asked, cwd=tmp_path, **environment)
         assert said == f"2 images: {model}.png\n"
         assert (tmp_path / f"{model}.png").read_bytes().startswith(b"\x89PNG")

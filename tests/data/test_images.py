@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from fromnoise.data import images as module
 from fromnoise.data.images import Images, from_pixels, load_images, to_pixels
+from fromnoise.data.table import Table
 from fromnoise.errors import UserError
 
 
@@ -214,13 +215,15 @@ def test_train_and_the_images_kept_from_it_never_overlap(tmp_path):
 
 @pytest.mark.parametrize(("total", "kept"), [(2, 1), (19, 1), (40, 2), (60_000, 3000), (1_000_000, 5000)])
 def test_how_many_images_are_kept(total, kept):
-    (_, train), (_, test) = (module._choose_rows("x", split, {"train": total}) for split in ("train", "test"))
+    splits = {"train": Table({}, total, lambda name: ())}
+    (_, train), (_, test) = (module.choose_rows("x", split, splits) for split in ("train", "test"))
     assert len(test) == kept and sorted([*train, *test]) == list(range(total))
 
 
 def test_splits_by_name():
     sizes = {"train": 9, "validation": 3, "test": 2, "extra": 4}
-    assert [module._choose_rows("x", split, sizes) for split in sizes] == [(k, range(v)) for k, v in sizes.items()]
+    splits = {name: Table({}, rows, lambda name: ()) for name, rows in sizes.items()}
+    assert [module.choose_rows("x", split, splits) for split in sizes] == [(k, range(v)) for k, v in sizes.items()]
 
 
 def test_splits_that_other_names_mean(tmp_path, capfd):

@@ -117,4 +117,12 @@ def test_psnr__one_grey_level():
     white = torch.ones((2, 3, 4, 4), dtype=F64)
     assert psnr(white - 2 / 255, white).tolist() == pytest.approx([20 * math.log10(255)] * 2)
     assert psnr(white - 2 / 255, white)[0].item() == pytest.approx(48.13, abs=0.01)
-    assert psnr(torch.cat([white[:1] * 7, white[:1] - 0.1]), white).isinf().tolist() == [True, False]
+    assert psnr(white * 7, white).equal(psnr(white, white))
+
+
+def test_psnr__of_an_exact_copy_is_that_of_one_level_in_one_value():
+    grey = torch.zeros((1, 3, 8, 8), dtype=F64)
+    other = grey.clone()
+    other[0, 0, 0, 0] += 2 / 255
+    assert psnr(grey, grey).item() == pytest.approx(psnr(grey, other).item())
+    assert psnr(grey, grey).item() == pytest.approx(10 * math.log10(255**2 * 192))

@@ -1,4 +1,4 @@
-"""Distances between sets of features, and likeness of pairs: equations fid, kid, prec-recall, psnr and clip-score."""
+"""Distances between sets of features, and likeness of pairs: equations fid, kid, prec-recall and clip-score."""
 
 import math
 
@@ -10,7 +10,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from fromnoise.evaluate import distances
 from fromnoise.evaluate.distances import frechet_distance, kernel_distance, precision_recall
-from fromnoise.evaluate.likeness import clip_scores, psnr
+from fromnoise.evaluate.likeness import clip_scores
 
 F64 = torch.float64
 
@@ -155,23 +155,6 @@ def test_prec_recall__definition(generator, few_rows, neighbours):
     expected = covered(x.tolist(), y.tolist()), covered(y.tolist(), x.tolist())
     assert all(0 < value < 1 for value in expected)
     assert precision_recall(x, y, neighbours) == pytest.approx(expected)
-
-
-def test_psnr(generator):
-    """It equals torchmetrics', picture by picture, and noise of a known size has a known ratio."""
-    first, second = (torch.randint(0, 256, (3, 3, 5, 4), generator=generator).byte() for _ in range(2))
-    oracle = PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3), reduction="none")
-    torch.testing.assert_close(psnr(first, second), oracle(first.double(), second.double()).double())
-    grey = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
-    assert psnr(grey, grey + 10).item() == pytest.approx(20 * math.log10(25.5))
-    assert psnr(grey + 10, grey).item() == pytest.approx(20 * math.log10(25.5)), "below 0 nothing wraps around"
-
-
-def test_psnr__of_an_exact_copy_is_that_of_one_level_in_one_value():
-    grey = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
-    other = grey.clone()
-    other[0, 0, 0, 0] += 1
-    assert psnr(grey, grey).item() == psnr(grey, other).item() == pytest.approx(10 * math.log10(255**2 * 192))
 
 
 def test_clip_score(generator):

@@ -109,6 +109,7 @@ def test_a_model_that_ends_in_nothing_but_noise():
     assert all(math.isfinite(found.value) for found in measured(model, FEW, 2, sampler="ddim").values())
 
 
+@pytest.mark.slow
 def test_the_model_that_ships(monkeypatch):
     """What it draws costs it less than 3 of 8 bits, by the bound and by the ODE, which is the lower one here."""
     monkeypatch.setattr("fromnoise.sampling.plan.rows_at_a_time", lambda config, device: 2)  # no more than are measured

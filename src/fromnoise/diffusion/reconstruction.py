@@ -46,13 +46,15 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
     """The peak signal-to-noise ratio in decibels, ``10 log10(2^2 / mean squared error)``, ``(B,)``. Eq. psnr.
 
     Values range over [-1, 1], and what lies outside is clipped, as in the picture that is saved. A difference of one
-    grey level everywhere is 48 dB.
+    grey level everywhere is 48 dB. An exact copy counts as one that differs by one level in one value, so that the
+    ratio is finite.
 
     Args:
         output, target: ``(B, ...)``.
     """
-    squared = _error(output.clamp(-1, 1), target).square().flatten(1).mean(1)  # (B,)
-    return 20 * math.log10(2) - 10 * squared.log10()
+    squares = _error(output.clamp(-1, 1), target).square().flatten(1)  # (B, ...)
+    least = (2 / 255) ** 2 / squares.shape[1]
+    return 20 * math.log10(2) - 10 * squares.mean(1).clamp(min=least).log10()
 
 
 def _error(output: Tensor, target: Tensor) -> Tensor:

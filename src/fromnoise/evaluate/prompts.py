@@ -14,7 +14,8 @@ from tqdm import tqdm
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
 from fromnoise.data.scenes import Kind
-from fromnoise.evaluate.likeness import clip_scores, psnr
+from fromnoise.diffusion.reconstruction import psnr
+from fromnoise.evaluate.likeness import clip_scores
 from fromnoise.evaluate.metrics import Measurement
 from fromnoise.evaluate.scene_reader import EVERYTHING
 from fromnoise.models.space import Space
@@ -91,7 +92,7 @@ def measure_reconstruction(
     pairs = zip(read(pixels, scenes), read(outcome, scenes), strict=True)
     kept = [after[name] for before, after in pairs for name in before if name.endswith("digit") and before[name]]
     value = sum(kept) / max(len(kept), 1)
-    error, ratios = _error_of(value, max(len(kept), 1)), psnr(outcome, pixels)
+    error, ratios = _error_of(value, max(len(kept), 1)), psnr(from_pixels(outcome), from_pixels(pixels))
     meaning = (
         f"{value:.2%} +- {error:.2%} of the {len(kept)} digits that are read right in {len(pixels)} true scenes are "
         "read right after encoding and decoding"

@@ -155,14 +155,13 @@ def open_prompts(text_encoder: Path, tokenizer: Path) -> Prompts:
 
 def _open_latents(folder: Path, unet: UNetConfig) -> Latents:
     """The space of the autoencoder in a folder, which must be the one that the network sees."""
-    autoencoder = open_autoencoder(folder)
-    channels = autoencoder.config.latent_channels
+    channels = autoencoder_config_from_diffusers(load(folder / CONFIG), str(folder / CONFIG)).latent_channels
     if unet.out_channels != channels or unet.in_channels not in (channels, 2 * channels + 1):
         raise UserError(
             f"{folder} has latents of {channels} channels, and the U-Net takes {unet.in_channels} and predicts "
             f"{unet.out_channels}: {OTHER}"
         )
-    return Latents(autoencoder, (channels, unet.sample_size, unet.sample_size))
+    return Latents(open_autoencoder(folder), (channels, unet.sample_size, unet.sample_size))
 
 
 def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
@@ -170,12 +169,12 @@ def _open_prompts(layout: Layout, context_dim: int) -> Prompts:
     if layout.text_encoder is None or layout.tokenizer is None:
         missing = "tokenizer" if layout.text_encoder else "text_encoder"
         raise UserError(f"{layout.unet} is told a text, and {missing}/ is not there: put the pipeline's beside it")
-    prompts = open_prompts(layout.text_encoder, layout.tokenizer)
-    if (width := prompts.text_encoder.config.width) != context_dim:
+    path = layout.text_encoder / CONFIG
+    if (width := text_encoder_config_from_transformers(load(path), str(path)).width) != context_dim:
         raise UserError(
             f"{layout.text_encoder} makes vectors of {width} numbers, the U-Net takes {context_dim}: {OTHER}"
         )
-    return prompts
+    return open_prompts(layout.text_encoder, layout.tokenizer)
 
 
 def open_network(
