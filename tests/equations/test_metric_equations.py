@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
