@@ -49,7 +49,6 @@ WITHOUT_CHAPTER = {
     "img2img",
     "inpaint",
     "negative",
-    "psnr",
     "clip-score",
 }
 """Labels of equations whose chapter is still to be written: each leaves this set when a chapter prints it."""
