@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from drawing import assert_same_picture
 
 from fromnoise.models import open_model, shipped_models
 from fromnoise.models.hub import ZOO
@@ -90,3 +91,21 @@ def test_photographs_look_like_some():
     blueness = (images[:, 2] - images[:, 0]).mean((1, 2))
     assert blueness[::2].mean() > 20
     assert blueness[1::2].mean() < 0
+
+
+def test_the_small_stable_diffusion_draws_in_diffusers_what_it_draws_here():
+    assert_same_picture(ZOO / "mini-sd")
+    assert sum(path.stat().st_size for path in (ZOO / "mini-sd").rglob("*")) < 25e6
+
+
+def test_colours_and_places_are_as_the_prompt_says():
+    """A thing stands where it should, and nothing where it should not."""
+    prompts = (
+        "a large red seven in the top left corner on a black background",
+        "a small white 1, bottom right, on blue",
+    )
+    first, second = generate(open_model("mini-sd"), Request(prompts=prompts, steps=10, guidance=3.0)).float()
+    assert (first[:, 40:, 40:] < 60).float().mean() > 0.95
+    assert (first[0, :32, :32] - first[1:, :32, :32].amax(0) > 100).float().mean() > 0.05
+    assert (second[2] - second[0] > 80)[:32].float().mean() > 0.95
+    assert (second[:, 32:, 32:].amin(0) > 180).float().mean() > 0.01
