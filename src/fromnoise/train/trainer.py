@@ -88,9 +88,9 @@ class Trainer:
             network.compile()
         # moving it to gloo's cpu:0 would copy the weights, and averages and Muon look at those of now
         self.parallel = self.accelerator.prepare_model(network, device_placement=False)
-        self.differentiate: Callable[[Batch], tuple[Tensor, Tensor]] = self._differentiate
+        self.differentiate: Callable[[Batch], tuple[Tensor, Tensor]] = self.compute_gradients
         if self.device.type == "cuda" and processes == 1 and not self.compile:
-            self.differentiate = Captured(self._differentiate, network)
+            self.differentiate = Captured(self.compute_gradients, network)
         self.step = 0
         self.history: tuple[str, ...] = ()
 
@@ -132,7 +132,7 @@ class Trainer:
         self.step += 1
         return Step(loss, norm, learning_rate)
 
-    def _differentiate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute_gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss of a batch and the norm of its gradient, which the weights and the optimiser then have."""
         with self.precision():
             losses = self.task.loss(self.parallel, batch)
