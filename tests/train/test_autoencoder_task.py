@@ -132,6 +132,7 @@ def test_what_is_exported_opens_in_diffusers(trained, tmp_path, monkeypatch, dty
     assert f"{there.config.scaling_factor:.4f}" in facts["latents"]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     reference, out = tmp_path / "reference", tmp_path / "run"
     Run(reference, "--train.compile", "no", preset=AUTOENCODER).finish()

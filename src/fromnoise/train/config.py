@@ -175,7 +175,7 @@ class LoopConfig:
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16: autocast, weights stay fp32; auto: whichever is found to be faster here"""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """torch.compile; auto: when the run is long enough to pay for the warm-up"""
+    """torch.compile; auto: on a CPU, when the run is long enough to pay for the warm-up (on CUDA a step is a graph)"""
     log_every: Count = 20
     """steps between log lines"""
     validate_every: Count = 500
