@@ -9,7 +9,8 @@ from fromnoise.data.images import Images
 from fromnoise.models import Model
 from fromnoise.nn.unet import UNet
 from fromnoise.train.config import TrainingConfig, load_config
-from fromnoise.train.tasks.denoising import scheduler_config, unet_config
+from fromnoise.train.tasks.denoising import scheduler_config
+from fromnoise.train.tasks.pixels import unet_config
 from fromnoise.train.trainer import Trainer
 
 PRESET = "mnist-conditional"

@@ -286,8 +286,7 @@ def _overridden(preset: TrainingConfig, arguments: Sequence[str]) -> tuple[Train
     """A preset with what the command line sets otherwise, and the options beside it."""
     defaults = Train(**{name: getattr(preset, name) for name in TABLES})
     options: Train = parse(Train, "train PRESET|FILE.toml", arguments, defaults)
-    sections = {name: getattr(options, name) for name in TABLES}
-    return dataclasses.replace(preset, **sections), options
+    return dataclasses.replace(preset, **{name: getattr(options, name) for name in TABLES}), options
 
 
 COMMANDS = {"models": models, "sample": sample, "train": train, "evaluate": evaluate, "results": results}

@@ -11,7 +11,8 @@ from fromnoise.nn.unet import UNet
 from fromnoise.train.config import PRESETS, TrainingConfig, changes, dump_config, load_config, preset_names
 from fromnoise.train.run import command
 from fromnoise.train.stages import load_stages
-from fromnoise.train.tasks.denoising import scheduler_config, unet_config
+from fromnoise.train.tasks.denoising import scheduler_config
+from fromnoise.train.tasks.pixels import unet_config
 
 
 @pytest.fixture

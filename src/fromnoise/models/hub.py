@@ -45,7 +45,8 @@ def open_model(name: str | Path, revision: str | None = None) -> Model:
         model = open_single_file(Path(directory), _tokenizer_beside(Path(directory)))
     else:
         model = open_directory(directory)
-    if name not in shipped and isinstance(model.conditioner, Prompts):
+    trained_here = os.path.isfile(Path(directory) / "training.toml")  # whose card names the licence of the data
+    if not trained_here and isinstance(model.conditioner, Prompts):
         licence = _licence(directory / "README.md")
         under = f"is under the licence {licence}" if licence else "names no licence: see where it is from"
         warn(f"{name} {under}; no safety checker looks at what is drawn")

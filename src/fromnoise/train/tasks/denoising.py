@@ -16,9 +16,7 @@ from fromnoise.train.config import PartsConfig, TrainingConfig
 from fromnoise.train.randomness import Draws, generator_for, step_draws
 from fromnoise.train.task import Batch, device_of, on_device
 from fromnoise.train.tasks.latents import CaptionedLatents
-from fromnoise.train.tasks.pixels import LabelledImages, unet_config
-
-__all__ = ["DenoisingTask", "scheduler_config", "unet_config"]
+from fromnoise.train.tasks.pixels import LabelledImages
 
 NOISE_BANDS = 4
 VALIDATION_IMAGES = 1024
