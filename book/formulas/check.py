@@ -1,0 +1,211 @@
+r"""Holds each printed formula against the function that it stands beside, in numbers.
+
+An *entry* says what the symbols of a formula stand for: a generator, named like the label, that yields one dictionary for
+each case that is tried. The value of what the function computes is among them, under its symbol, or as ``"value"``
+where the formula prints no left side. A formula of which that cannot be said has a `Transcription` instead.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from formulas import values
+from formulas.draws import Draws
+from formulas.latex import RELATIONS, split, text, tokens
+from formulas.reading import Range, Scope, Statement, bound, holds, read
+from formulas.values import FormulaError
+
+Case = dict[str, Any]
+Cases = Callable[[Draws], Iterator[Case]]
+
+CONSTANTS: Case = {"e": math.e, r"\pi": math.pi}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one formula is read: its cases, and how well both sides must agree (relative)."""
+
+    label: str
+    cases: Cases
+    tolerance: float
+
+    @property
+    def how(self) -> str:
+        return "parsed"
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """A formula that is not read, but written again in Python: what was printed then, and its sides in numbers."""
+
+    label: str
+    printed: str
+    sides: Callable[[Draws], Iterator[tuple[Tensor, Tensor]]]
+
+    @property
+    def how(self) -> str:
+        return "transcribed"
+
+
+ENTRIES: dict[str, Entry | Transcription] = {}
+
+
+def printed(tolerance: float = 1e-9) -> Callable[[Cases], Cases]:
+    """Makes a generator of cases the entry of the label that its name is, with underscores for hyphens."""
+
+    def enter(cases: Cases) -> Cases:
+        _add(Entry(cases.__name__.replace("_", "-"), cases, tolerance))
+        return cases
+
+    return enter
+
+
+def transcribed(latex: str) -> Callable[[Any], Any]:
+    """Makes a generator of pairs, each side of the formula in numbers, the transcription of the printed LaTeX."""
+
+    def enter(sides: Any) -> Any:
+        _add(Transcription(sides.__name__.replace("_", "-"), latex, sides))
+        return sides
+
+    return enter
+
+
+def _add(entry: Entry | Transcription) -> None:
+    assert entry.label not in ENTRIES, f"{entry.label} has two entries"
+    ENTRIES[entry.label] = entry
+
+
+def problem(label: str, latex: str) -> str | None:
+    """What is wrong with a printed formula, or None: it says what its function computes."""
+    entry = ENTRIES.get(label)
+    if entry is None:
+        return f"{label}: no entry says what its symbols stand for"
+    try:
+        if isinstance(entry, Transcription):
+            found = _transcription_problem(entry, latex)
+        else:
+            found = _problem(entry, latex)
+    except FormulaError as error:
+        found = str(error)
+    return f"{label}: {found}" if found else None
+
+
+def _transcription_problem(entry: Transcription, latex: str) -> str | None:
+    if tokens(latex) != tokens(entry.printed):
+        return f"not what was transcribed, {text(tokens(entry.printed))!r}"
+    for left, right in entry.sides(Draws(entry.label)):
+        if not values.same(values.value(left), values.value(right), 1e-9):
+            return "its transcription is not what the function computes"
+    return None
+
+
+@cache
+def scopes(label: str) -> tuple[tuple[Scope, ...], Scope]:
+    """The cases of an entry, computed once, and all their symbols together."""
+    entry = ENTRIES[label]
+    assert isinstance(entry, Entry)
+    cases = tuple(bound(CONSTANTS | case) for case in entry.cases(Draws(label)))
+    return cases, {name: thing for case in cases for name, thing in case.items()}
+
+
+def _problem(entry: Entry, latex: str) -> str | None:
+    cases, symbols = scopes(entry.label)
+    statements = read(latex, symbols)
+    if not statements:
+        return "nothing is printed"
+    conditions = [statement for statement in statements if isinstance(statement, Statement) and statement.condition]
+    ratios: dict[int, list[Tensor]] = {}
+    for scope in cases:
+        claims = [statement for statement in conditions if holds(statement.condition, scope)]
+        if conditions and len(claims) != 1:
+            return f"in one case {len(claims)} of the conditions hold"
+        for place, statement in enumerate(statements):
+            if statement in conditions and statement not in claims:
+                continue
+            if isinstance(statement, Range):
+                fault = _range_fault(statement, scope)
+            else:
+                fault = _fault(statement, scope, entry.tolerance, ratios.setdefault(place, []), first=place == 0)
+            if fault:
+                return f"{fault} in {text(statement.tokens)!r}"
+    for found in ratios.values():
+        if any(not values.same(ratio, found[0], entry.tolerance) for ratio in found):
+            return "both sides are not in proportion"
+    return None
+
+
+def _range_fault(statement: Range, scope: Scope) -> str | None:
+    numbers = scope.get(("range", *statement.index))
+    if numbers is None:
+        return f"the entry does not say over what {text(statement.index)!r} goes"
+    ends = values.number(statement.first(scope)), values.number(statement.last(scope))
+    return None if ends == (min(numbers), max(numbers)) else f"{text(statement.index)!r} goes over something else"
+
+
+def _fault(statement: Statement, scope: Scope, tolerance: float, ratios: list[Tensor], *, first: bool) -> str | None:
+    sides = [side(scope) for side in statement.sides]
+    if not statement.relations:
+        return _compared(_needed(scope), sides[0], tolerance)
+    if first and tokens("value") in scope and (fault := _compared(_needed(scope), sides[-1], tolerance)):
+        return fault
+    if all(relation in ("<", r"\le") for relation in statement.relations) and len(sides) == 3:
+        return _domain_fault(statement, sides, scope)
+    for relation, left, right in zip(statement.relations, sides, sides[1:], strict=False):
+        match relation:
+            case r"\propto":
+                ratios.append(left / right)
+                fault = None
+            case r"\leftarrow":
+                fault = _compared(_needed(scope), right, tolerance)
+            case r"\ge" | r"\le":
+                fault = _bound_fault(relation, left, right, scope, tolerance)
+            case r"\sim":
+                drawn = scope.get(("draws", *split(statement.tokens, RELATIONS)[0]), left)
+                fault = None if values.same(drawn, right, tolerance) else "another distribution"
+            case "<" | ">":
+                fault = None if (left < right) == (relation == "<") else "the comparison is false"
+            case _:
+                fault = _compared(left, right, tolerance)
+        if fault:
+            return fault
+    return None
+
+
+def _needed(scope: Scope) -> Any:
+    if (found := scope.get(tokens("value"))) is None:
+        raise FormulaError("the entry has no 'value' for a formula without a left side")
+    return found
+
+
+def _compared(left: Any, right: Any, tolerance: float) -> str | None:
+    if values.same(left, right, tolerance):
+        return None
+    return f"{_shown(left)} is not {_shown(right)}"
+
+
+def _bound_fault(relation: str, left: Any, right: Any, scope: Scope, tolerance: float) -> str | None:
+    """A bound must be met where the entry says ``"tight"``, and true and not met elsewhere."""
+    if scope.get(tokens("tight")):
+        return _compared(left, right, tolerance)
+    return None if (left > right) == (relation == r"\ge") and left != right else "the bound is not true"
+
+
+def _domain_fault(statement: Statement, sides: list[Any], scope: Scope) -> str | None:
+    r"""``0 \le t \le 1``: the ends are those that the entry gives by ``"over t"``."""
+    middle = split(statement.tokens, {"<", r"\le"})[1]
+    ends = scope.get(("range", *middle))
+    if ends is None:
+        return f"the entry does not say over what {text(middle)!r} goes"
+    return None if [values.number(sides[0]), values.number(sides[2])] == list(ends) else "other ends"
+
+
+def _shown(thing: Any) -> str:
+    if isinstance(thing, Tensor):
+        return ", ".join(f"{number:.6g}" for number in thing.flatten()[:4].tolist())
+    return type(thing).__name__
+
+

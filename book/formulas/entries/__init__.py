@@ -1,0 +1,8 @@
+"""What the symbols of each numbered formula stand for, one module for a chapter or two.
+
+A new formula needs one generator here, named like its label. See `formulas.check`.
+"""
+
+from formulas.entries import bounds, forward, guidance, metrics, networks, posterior, sampling, score, solvers
+
+__all__ = ["bounds", "forward", "guidance", "metrics", "networks", "posterior", "sampling", "score", "solvers"]
