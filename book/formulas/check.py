@@ -1,7 +1,7 @@
 r"""Holds each printed formula against the function that it stands beside, in numbers.
 
-An *entry* says what the symbols of a formula stand for: a generator, named like the label, that yields one dictionary for
-each case that is tried. The value of what the function computes is among them, under its symbol, or as ``"value"``
+An *entry* says what the symbols of a formula stand for: a generator, named like the label, that yields one dictionary
+for each case that is tried. The value of what the function computes is among them, under its symbol, or as ``"value"``
 where the formula prints no left side. A formula of which that cannot be said has a `Transcription` instead.
 """
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from formulas import values
 from formulas.draws import Draws
-from formulas.latex import RELATIONS, split, text, tokens
-from formulas.reading import Range, Scope, Statement, bound, holds, read
+from formulas.latex import RELATIONS, Tokens, split, text, tokens
+from formulas.reader import Scope
+from formulas.reading import Range, Statement, bound, holds, read
 from formulas.values import FormulaError
 
 Case = dict[str, Any]
@@ -79,23 +80,26 @@ def _add(entry: Entry | Transcription) -> None:
     ENTRIES[entry.label] = entry
 
 
-def problem(label: str, latex: str) -> str | None:
+UNREADABLE = "cannot be read: "
+
+
+def problem(label: str, formula: Tokens) -> str | None:
     """What is wrong with a printed formula, or None: it says what its function computes."""
     entry = ENTRIES.get(label)
     if entry is None:
         return f"{label}: no entry says what its symbols stand for"
     try:
-        if isinstance(entry, Transcription):
-            found = _transcription_problem(entry, latex)
-        else:
-            found = _problem(entry, latex)
+        check = _transcription_problem if isinstance(entry, Transcription) else _problem
+        found = check(entry, formula)  # type: ignore[arg-type]
     except FormulaError as error:
-        found = str(error)
+        found = UNREADABLE + str(error)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        found = f"has no value: {error}"  # a shape that does not fit, an argument too many
     return f"{label}: {found}" if found else None
 
 
-def _transcription_problem(entry: Transcription, latex: str) -> str | None:
-    if tokens(latex) != tokens(entry.printed):
+def _transcription_problem(entry: Transcription, formula: Tokens) -> str | None:
+    if formula != tokens(entry.printed):
         return f"not what was transcribed, {text(tokens(entry.printed))!r}"
     for left, right in entry.sides(Draws(entry.label)):
         if not values.same(values.value(left), values.value(right), 1e-9):
@@ -112,9 +116,9 @@ def scopes(label: str) -> tuple[tuple[Scope, ...], Scope]:
     return cases, {name: thing for case in cases for name, thing in case.items()}
 
 
-def _problem(entry: Entry, latex: str) -> str | None:
+def _problem(entry: Entry, formula: Tokens) -> str | None:
     cases, symbols = scopes(entry.label)
-    statements = read(latex, symbols)
+    statements = read(formula, symbols)
     if not statements:
         return "nothing is printed"
     conditions = [statement for statement in statements if isinstance(statement, Statement) and statement.condition]
@@ -197,6 +201,8 @@ def _bound_fault(relation: str, left: Any, right: Any, scope: Scope, tolerance: 
 def _domain_fault(statement: Statement, sides: list[Any], scope: Scope) -> str | None:
     r"""``0 \le t \le 1``: the ends are those that the entry gives by ``"over t"``."""
     middle = split(statement.tokens, {"<", r"\le"})[1]
+    if "<" in statement.relations:
+        return "the ends belong to it"
     ends = scope.get(("range", *middle))
     if ends is None:
         return f"the entry does not say over what {text(middle)!r} goes"
@@ -207,5 +213,3 @@ def _shown(thing: Any) -> str:
     if isinstance(thing, Tensor):
         return ", ".join(f"{number:.6g}" for number in thing.flatten()[:4].tolist())
     return type(thing).__name__
-
-

@@ -7,13 +7,28 @@ import re
 
 Tokens = tuple[str, ...]
 
+_FONTS = "text|mathrm|operatorname|mathbb|mathcal|mathbf"
 _TOKEN = re.compile(
-    r"\\(?:text|mathrm|operatorname|mathbb|mathcal|mathbf)\s*(?:\{[^{}]*\}|[A-Za-z])"  # a name in a font
+    rf"\\(?:{_FONTS})" + r"\s*(?:\{[^{}]*\}|[A-Za-z])"  # a name in a font
     r"|\\(?:begin|end)\{[a-z*]+\}|\\\\(?:\[[^\]]*\])?|\\[A-Za-z]+|\\.|\S",
     re.DOTALL,
 )
-_LOOKS = {r"\,", r"\;", r"\!", r"\:", "\\ ", "\\\n", "~", r"\left", r"\right", r"\limits", r"\nolimits", r"\displaystyle"}
-_LOOKS |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")}
+_LOOKS = {
+    r"\,",
+    r"\;",
+    r"\!",
+    r"\:",
+    "\\ ",
+    "\\\n",
+    "~",
+    r"\left",
+    r"\right",
+    r"\limits",
+    r"\nolimits",
+}
+_LOOKS |= {r"\displaystyle"} | {
+    rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")
+}
 _SAME = {r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\mid": "|", r"\vert": "|", r"\lvert": "|", r"\rvert": "|"}
 _SAME |= {r"\Vert": r"\|", r"\lVert": r"\|", r"\rVert": r"\|", r"\geq": r"\ge", r"\leq": r"\le", r"\ldots": r"\dots"}
 _SAME |= {r"\qquad": r"\quad", r"\cdots": r"\dots", r"\times": r"\cdot", r"\gets": r"\leftarrow", r"\neq": r"\ne"}
@@ -54,6 +69,16 @@ def split(formula: Tokens, separators: set[str]) -> list[Tokens]:
     return [tuple(part) for part in parts if part]
 
 
+def sides_of(claim: Tokens) -> tuple[list[Tokens], tuple[str, ...]]:
+    """What stands on both sides of the relations in a claim, and the relations."""
+    sides = split(claim, RELATIONS)
+    relations, place = [], -1
+    for side in sides[:-1]:
+        place += len(side) + 1
+        relations.append(claim[place])
+    return sides, tuple(relations)
+
+
 def group(formula: Tokens, start: int) -> int:
     """Where the group or the single token that starts here ends."""
     if start >= len(formula) or formula[start] != "{":
@@ -68,7 +93,9 @@ def group(formula: Tokens, start: int) -> int:
 
 def _named(token: str) -> str:
     r"""``\mathrm {SNR}`` as ``\mathrm{SNR}``, ``\mathbb{E}`` too, and text without outer blanks."""
-    found = re.fullmatch(r"\\(text|mathrm|operatorname|mathbb|mathcal|mathbf)\s*\{?\s*([^{}]*?)\s*\}?", token, re.DOTALL)
+    found = re.fullmatch(
+        r"\\(text|mathrm|operatorname|mathbb|mathcal|mathbf)\s*\{?\s*([^{}]*?)\s*\}?", token, re.DOTALL
+    )
     if not found:
         return token
     font = {"operatorname": "mathrm"}.get(found[1], found[1])

@@ -151,7 +151,8 @@ def same(a: Any, b: Any, tolerance: float) -> bool:
             return False
         a, b = torch.broadcast_tensors(a, b)
     a, b = a.flatten(), b.flatten()
-    return bool(((a - b).abs() <= tolerance * torch.maximum(a.abs(), b.abs()) + 1e-12).all())
+    close = (a - b).abs() <= tolerance * torch.maximum(a.abs(), b.abs()) + 1e-12
+    return bool(((a == b) | (close & a.isfinite() & b.isfinite())).all())
 
 
 def density(x: Any, mean: Any, covariance: Any) -> Tensor:

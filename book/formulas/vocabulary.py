@@ -1,13 +1,14 @@
 """The symbols that most formulas share, with the values that the package's own schedule gives them."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fromnoise.diffusion.schedules import Schedule
 from formulas.draws import F64
 from formulas.values import Family
+from fromnoise.diffusion.schedules import Schedule
 
 SCHEDULE = Schedule(torch.tensor([0.05, 0.12, 0.1, 0.22, 0.3, 0.26, 0.41, 0.55], dtype=F64))
 """Eight steps, no two alike, and in no order."""
@@ -28,23 +29,22 @@ def noising(t: int, u: int | None = None, schedule: Schedule = SCHEDULE) -> dict
         "t": t,
         "T": schedule.num_timesteps,
         "I": 1.0,
-        r"\beta_": Family(lambda k: schedule.betas[_step(k)]),
-        r"\alpha_": Family(lambda k: 1 - schedule.betas[_step(k)]),
-        r"\bar\alpha_": Family(lambda k: schedule.alpha_bar[_time(k)]),
-        "a_": Family(lambda k: schedule.alpha(at(_time(k)))),
-        r"\sigma_": Family(lambda k: schedule.sigma(at(_time(k)))),
-        r"\mathrm{SNR}_": Family(lambda k: schedule.snr(at(_time(k)))),
-        r"\lambda_": Family(lambda k: schedule.log_snr(at(_time(k)))),
-        "r_": Family(lambda k: schedule.noise_to_signal(at(_time(k)))),
-    }
+    } | _tables(schedule)
     return case if u is None else case | {"u": u}
 
 
-def _time(k: int) -> int:
-    if k < 0:
-        raise IndexError
-    return k
-
-
-def _step(k: int) -> int:
-    return _time(k - 1)
+@cache
+def _tables(schedule: Schedule) -> dict[str, Any]:
+    """What has a time as its index, by its letter."""
+    times = torch.arange(schedule.num_timesteps + 1, dtype=F64)
+    from_0 = {
+        r"\bar\alpha_": schedule.alpha_bar,
+        "a_": schedule.alpha(times),
+        r"\sigma_": schedule.sigma(times),
+        r"\mathrm{SNR}_": schedule.snr(times),
+        r"\lambda_": schedule.log_snr(times),
+        "r_": schedule.noise_to_signal(times),
+    }
+    from_1 = {r"\beta_": schedule.betas, r"\alpha_": 1 - schedule.betas}
+    first = dict.fromkeys(from_0, 0) | dict.fromkeys(from_1, 1)
+    return {name: Family(dict(enumerate(table, first[name]))) for name, table in (from_0 | from_1).items()}

@@ -272,5 +272,3 @@ def logit_normal(draw: Draws) -> Iterator[Case]:
         t = losses.logit_normal_time(quantile, mean, std)
         (slope,) = torch.autograd.grad(t.sum(), quantile)
         yield {"p(t)": 1 / slope, "t": t.detach(), "m": mean, r"\varsigma": std}
-
-

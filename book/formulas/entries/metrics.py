@@ -104,8 +104,8 @@ def kid(draw: Draws) -> Iterator[Case]:
     first, second = draw.normal(3, 4), draw.normal(5, 4) + 1
     yield {
         "value": distances.kernel_distance(first, second),
-        "x_": Family({i: row for i, row in enumerate(first, start=1)}),
-        "y_": Family({j: row for j, row in enumerate(second, start=1)}),
+        "x_": Family(dict(enumerate(first, start=1))),
+        "y_": Family(dict(enumerate(second, start=1))),
         "k": lambda x, y: ((x * y).sum() / 4 + 1) ** 3,
         "over i": range(1, 6),
         "over j": range(1, 6),
@@ -119,19 +119,19 @@ def kid(draw: Draws) -> Iterator[Case]:
 
 @printed()
 def prec_recall(draw: Draws) -> Iterator[Case]:
-    neighbours, made, real = 2, draw.normal(7, 2), draw.normal(9, 2) * 0.8 + 0.5
+    neighbours, made, real = 2, draw.normal(7, 2).flip(0), draw.normal(9, 2) + 0.9
     precision, recall = distances.precision_recall(made, real, neighbours)
 
     def ball(center: Tensor) -> Any:
-        own = next(points for points in (made, real) if bool((points == center.T).all(1).any()))
+        own = made if bool((made == center.T).all(1).any()) else real
         radius = (own - center.T).norm(dim=1).kthvalue(neighbours + 1).values
         return lambda point: bool((point - center).norm() <= radius)
 
     yield {
         r"\text{precision}": precision,
         r"\text{recall}": recall,
-        "x_": Family({i: row for i, row in enumerate(made, start=1)}),
-        "y_": Family({j: row for j, row in enumerate(real, start=1)}),
+        "x_": Family(dict(enumerate(made, start=1))),
+        "y_": Family(dict(enumerate(real, start=1))),
         "over i": range(1, 10),
         "over j": range(1, 10),
         "N": 7,

@@ -13,7 +13,6 @@ from formulas.vocabulary import SCHEDULE, at, column, noising
 from fromnoise.diffusion import exact, process
 
 
-
 @printed()
 def posterior_var(draw: Draws) -> Iterator[Case]:
     for t in (2, 6):
@@ -126,7 +125,7 @@ def gmm_score(draw: Draws) -> Iterator[Case]:
 
 def _counted(rows: Tensor) -> Family:
     """Rows by their number, from 1."""
-    return Family({k: row for k, row in enumerate(rows, start=1)})
+    return Family(dict(enumerate(rows, start=1)))
 
 
 @printed()
@@ -135,5 +134,3 @@ def empirical(draw: Draws) -> Iterator[Case]:
         data, x = draw.normal(4, 3), draw.normal(1, 3)
         guess = exact.EmpiricalDenoiser(SCHEDULE, data)(x, at(t))
         yield noising(t) | {r"\hat x_0": guess.flatten(), "x_t": x.flatten(), "x_": _counted(data), "N": 4}
-
-

@@ -30,9 +30,13 @@ def at_scale(y: Tensor, t: float) -> Tensor:
 
 @printed()
 def edm_ode(draw: Draws) -> Iterator[Case]:
-    y, guess, level = draw.normal(1, 3), draw.normal(1, 3), draw.uniform(0.5, 3, 1)
-    slope = solvers.edm_ode(y, guess, level)
-    yield {r"\frac{dy}{dr}": slope, "y": y, "r": level, r"\hat x_0": lambda y, r: guess, r"\hat x_0(y, r)": guess}
+    y, level = draw.normal(1, 3), draw.uniform(0.5, 3, 1)
+
+    def guess_at(y: Tensor, r: Tensor) -> Tensor:
+        return torch.sin(1.3 * y) + 0.1 * r
+
+    slope = solvers.edm_ode(y, guess_at(y, level), level)
+    yield {r"\frac{dy}{dr}": slope, "y": y, "r": level, r"\hat x_0": guess_at}
 
 
 @printed()
@@ -55,14 +59,15 @@ def _one_step(draw: Draws, solver: str) -> Iterator[Case]:
         y = draw.normal(1, 3)
         r_t, r_u = (SCHEDULE.noise_to_signal(at(time)) for time in (t, u))
         end = samplers.final(getattr(solvers, solver)(Some(), SCHEDULE.alpha(at(t)) * y, [t, u], seeded()))
-        there = y + (r_u - r_t) * solvers.edm_ode(y, at_scale(y, t), r_t)
+        slope = solvers.edm_ode(y, at_scale(y, t), r_t)
+        there = y + (r_u - r_t) * slope
         yield noising(t, u) | {
             "y_": Family({t: y, u: end / SCHEDULE.alpha(at(u))}),
             "y'": there,
             r"\hat x_0": at_scale(y, t),
             r"\hat x_0(y_t, r_t)": at_scale(y, t),
             r"\hat x_0(y', r_u)": at_scale(there, u),
-            "d_": Family({t: solvers.edm_ode(y, at_scale(y, t), r_t), u: solvers.edm_ode(there, at_scale(there, u), r_u)}),
+            "d_": Family({t: slope, u: solvers.edm_ode(there, at_scale(there, u), r_u)}),
         }
 
 
@@ -184,5 +189,3 @@ def interp(draw: Draws) -> Iterator[Case]:
 def shift(draw: Draws) -> Iterator[Case]:
     for t, k in ((0.2, 3.0), (0.7, 0.4)):
         yield {"t'": schedules.shift(t, k), "t": t, "k": k}
-
-
