@@ -124,7 +124,7 @@ def _problem(entry: Entry, formula: Tokens) -> str | None:
     conditions = [statement for statement in statements if isinstance(statement, Statement) and statement.condition]
     ratios: dict[int, list[Tensor]] = {}
     for scope in cases:
-        claims = [statement for statement in conditions if holds(statement.condition, scope)]
+        claims = [claim for claim in conditions if claim.condition and holds(claim.condition, scope)]
         if conditions and len(claims) != 1:
             return f"in one case {len(claims)} of the conditions hold"
         for place, statement in enumerate(statements):

@@ -25,10 +25,9 @@ _LOOKS = {
     r"\right",
     r"\limits",
     r"\nolimits",
+    r"\displaystyle",
 }
-_LOOKS |= {r"\displaystyle"} | {
-    rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")
-}
+_LOOKS |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")}
 _SAME = {r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\mid": "|", r"\vert": "|", r"\lvert": "|", r"\rvert": "|"}
 _SAME |= {r"\Vert": r"\|", r"\lVert": r"\|", r"\rVert": r"\|", r"\geq": r"\ge", r"\leq": r"\le", r"\ldots": r"\dots"}
 _SAME |= {r"\qquad": r"\quad", r"\cdots": r"\dots", r"\times": r"\cdot", r"\gets": r"\leftarrow", r"\neq": r"\ne"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from formulas import values
-from formulas.latex import Tokens, split
+from formulas.latex import Tokens, sides_of, split
 from formulas.reader import OPERATORS, Reader, Rule, Scope, range_of, two
 from formulas.values import FormulaError, Law, NoSuchIndex
 

@@ -49,8 +49,8 @@ def read(formula: Tokens, known: Mapping[Tokens, Any]) -> list[Statement | Range
     while place < len(parts):
         if parts[place + 1 : place + 2] == [(r"\dots",)] and place + 2 < len(parts) and "=" in parts[place]:
             index, first = split(parts[place], {"="})
-            rules = [Reader(part, known).whole() for part in (first, parts[place + 2])]
-            found.append(Range(index, *rules, tokens=parts[place] + parts[place + 2]))
+            start, end = (Reader(part, known).whole() for part in (first, parts[place + 2]))
+            found.append(Range(index, start, end, parts[place] + parts[place + 2]))
             place += 3
         else:
             found.append(_statement(parts[place], known))

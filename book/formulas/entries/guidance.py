@@ -32,8 +32,8 @@ def cfg_gauss(draw: Draws) -> Iterator[Case]:
 
     def slope(y: Tensor, r: float) -> Tensor:
         one, level = torch.ones((), dtype=F64), torch.tensor(r, dtype=F64)
-        both = [gaussian_denoiser(y, one, level, 0 * one, one * std**2) for std in (any_digit, told)]
-        return solvers.edm_ode(y, guidance.guide(*both, 1 + w), level)
+        without, with_it = (gaussian_denoiser(y, one, level, 0 * one, one * std**2) for std in (any_digit, told))
+        return solvers.edm_ode(y, guidance.guide(without, with_it, 1 + w), level)
 
     y, r, step = torch.tensor(1.3, dtype=F64), 0.3, 0.01
     values = {r: y}

@@ -61,10 +61,13 @@ def reverse_mixture(draw: Draws) -> Iterator[Case]:
             x, at_zero, slope, variance = values
             return density(x, at_zero + slope * find("x_0"), variance)
 
+        def given_x_t(find: Any, mean: Tensor = x0_mean[0], variance: Tensor = x0_var[0]) -> Tensor:
+            return density(find("x_0"), mean, variance)
+
         yield noising(t) | {
             "q(x_{t-1}|x_t)": density(before.reshape(()), reverse[0].reshape(()), reverse[1].reshape(())),
             "q(x_{t-1}|x_t,x_0)": Depends(given_both),
-            "q(x_0|x_t)": Depends(lambda find, m=x0_mean, v=x0_var: density(find("x_0"), m.reshape(()), v.reshape(()))),
+            "q(x_0|x_t)": Depends(given_x_t),
             "over x_0": (float(x0_mean - 9 * x0_var.sqrt()), float(x0_mean + 9 * x0_var.sqrt())),
         }
 
