@@ -1,9 +1,12 @@
 """The pages of the site that are made from the code: the contents, the table of all equations, and their proofs."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from bridge import DERIVATION_ONLY, chapters, equations, functions, proofs
+from formulas import plant
+from formulas.check import ENTRIES
 
 TITLE, QUESTION = r"^# (.*?)$", r"^> \*\*The question\.\*\* (.*?)\n\n"
 
@@ -32,8 +35,8 @@ def contents() -> str:
 
 
 def equation_table(numbers: dict[str, str]) -> str:
-    """All equations with their chapter, function and tests."""
-    code, found = functions(), proofs()
+    """All equations with their chapter, function and tests, and how the printed formula is checked."""
+    code, found, counts = functions(), proofs(), plant.counts()
     rows = []
     for chapter in chapters():
         text = chapter.read_text(encoding="utf-8")
@@ -41,18 +44,37 @@ def equation_table(numbers: dict[str, str]) -> str:
         for label in equations(text):
             where = "derivation only" if label in DERIVATION_ONLY else f"`{code[label].path}`<br>`{code[label].name}`"
             links = "<br>".join(f"[`{test.name}`](#proof-{test.name})" for test in found[label])
-            rows.append(f"| {{eq}}`{label}` | `{label}` | [{title}](../{chapter.stem}.ipynb) | {where} | {links} |")
+            checked = f"{ENTRIES[label].how}<br>{counts[label].caught} of {counts[label].planted}"
+            place = f"[{title}](../{chapter.stem}.ipynb)"
+            rows.append(f"| {{eq}}`{label}` | `{label}` | {place} | {where} | {checked} | {links} |")
     return "\n".join(
         [
             "# All equations",
             "",
             "Each numbered equation of the book, the one function that computes it, and the tests that prove it.",
             "",
-            "| | label | chapter | function | proof |",
-            "| --- | --- | --- | --- | --- |",
+            misprints(list(counts.values())),
+            "",
+            "| | label | chapter | function | print | proof |",
+            "| --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
         ]
+    )
+
+
+def misprints(counts: list[plant.Count]) -> str:
+    """How the printed formulas are checked, and how many planted misprints that catches."""
+    how = Counter(ENTRIES[count.label].how for count in counts)
+    planted, caught = sum(count.planted for count in counts), sum(count.caught for count in counts)
+    kinds = ", ".join(f"{sum(count.kinds[kind] for count in counts)} of a {kind}" for kind in plant.KINDS)
+    return (
+        f"What is printed is checked, too. Of the {len(counts)} formulas, {how['parsed']} are parsed: a program reads"
+        " the LaTeX, computes it in numbers, and compares it with what the function computes. The other"
+        f" {how['transcribed']} are transcribed: the formula is written again in Python beside the LaTeX, and compared"
+        " with the function in numbers, and the print may not change without it. The column *print* says which, and how"
+        " many of the misprints that a script plants in the formula, one at a time, the check catches:"
+        f" {caught:,} of {planted:,} in all ({kinds})."
     )
 
 

@@ -18,6 +18,7 @@ from formulas.draws import Draws
 from formulas.latex import RELATIONS, Tokens, split, text, tokens
 from formulas.reader import Scope
 from formulas.reading import Range, Statement, bound, holds, read
+from formulas.symbols import symbols
 from formulas.values import FormulaError
 
 Case = dict[str, Any]
@@ -87,7 +88,7 @@ def problem(label: str, formula: Tokens) -> str | None:
     """What is wrong with a printed formula, or None: it says what its function computes."""
     entry = ENTRIES.get(label)
     if entry is None:
-        return f"{label}: no entry says what its symbols stand for"
+        return f"{label}: no entry says what its symbols stand for: {', '.join(symbols(formula))}"
     try:
         check = _transcription_problem if isinstance(entry, Transcription) else _problem
         found = check(entry, formula)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ r"""The LaTeX of a formula as tokens, without what only serves its looks.
 """
 
 import re
+from functools import cache
 
 Tokens = tuple[str, ...]
 
@@ -13,31 +14,21 @@ _TOKEN = re.compile(
     r"|\\(?:begin|end)\{[a-z*]+\}|\\\\(?:\[[^\]]*\])?|\\[A-Za-z]+|\\.|\S",
     re.DOTALL,
 )
-_LOOKS = {
-    r"\,",
-    r"\;",
-    r"\!",
-    r"\:",
-    "\\ ",
-    "\\\n",
-    "~",
-    r"\left",
-    r"\right",
-    r"\limits",
-    r"\nolimits",
-    r"\displaystyle",
-}
+_LOOKS = {"\\ ", "\\\n", r"\,", r"\;", r"\!", r"\:", "~", r"\left", r"\right", r"\limits", r"\nolimits"}
 _LOOKS |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")}
-_SAME = {r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\mid": "|", r"\vert": "|", r"\lvert": "|", r"\rvert": "|"}
-_SAME |= {r"\Vert": r"\|", r"\lVert": r"\|", r"\rVert": r"\|", r"\geq": r"\ge", r"\leq": r"\le", r"\ldots": r"\dots"}
-_SAME |= {r"\qquad": r"\quad", r"\cdots": r"\dots", r"\times": r"\cdot", r"\gets": r"\leftarrow", r"\neq": r"\ne"}
-_SAME |= {r"\lbrack": "[", r"\rbrack": "]", r"\emptyset": r"\varnothing", r"\prime": "'"}
+_ALIASES = r"""
+    \tfrac \frac, \dfrac \frac, \mid |, \vert |, \lvert |, \rvert |, \Vert \|, \lVert \|, \rVert \|, \lbrack [, \rbrack ],
+    \geq \ge, \leq \le, \neq \ne, \ldots \dots, \cdots \dots, \qquad \quad, \times \cdot, \gets \leftarrow,
+    \emptyset \varnothing, \prime '
+"""
+_SAME: dict[str, str] = dict(pair.split() for pair in _ALIASES.split(","))
 
 RELATIONS = {"=", r"\sim", r"\ge", r"\le", "<", ">", r"\propto", r"\leftarrow"}
 DECORATIONS = {r"\hat", r"\bar", r"\tilde", r"\dot", r"\vec"}
 _CONTINUES = RELATIONS | {"+", "-", r"\cdot", r"\odot", "/"}
 
 
+@cache
 def tokens(latex: str) -> Tokens:
     r"""The tokens of a formula. Lines of ``aligned`` that do not go on with an operator are parted by ``\quad``."""
     raw = [_named(token) for token in _TOKEN.findall(latex)]
@@ -98,6 +89,8 @@ def _named(token: str) -> str:
     if not found:
         return token
     font = {"operatorname": "mathrm"}.get(found[1], found[1])
+    if font == "mathbb" and found[2] == "E":
+        return "E"  # an expectation, in either font
     return rf"\{font}{{{' '.join(found[2].split())}}}"
 
 

@@ -1,22 +1,26 @@
 r"""Plants one mistake after the other in each printed formula, and counts those that the check catches.
 
     python book/formulas/plant.py             all formulas
-    python book/formulas/plant.py ddim snr    these, with every mistake
+    python book/formulas/plant.py ddim snr    these
 
 A mistake is of one of five kinds: a sign is turned, an index, a factor or power changed, a function replaced by another
-or left out, a symbol replaced by another of the same formula.
+or left out, a symbol replaced by another of the same formula or robbed of its hat.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import formulas.entries  # noqa: F401, E402
-from formulas.latex import DECORATIONS, Tokens, group, text  # noqa: E402
+import formulas.entries  # noqa: F401
+from formulas.check import ENTRIES, UNREADABLE, problem
+from formulas.latex import DECORATIONS, Tokens, group, text
+from formulas.printed import all_numbered
 
 KINDS = ("sign", "index", "factor", "function", "symbol")
 OTHER_FUNCTION = {
@@ -40,19 +44,8 @@ OTHER_FUNCTION = {
     "/": r"\cdot",
     r"\cdot": "/",
 }
-_NO_SYMBOLS = set(OTHER_FUNCTION) | {
-    r"\frac",
-    r"\sqrt",
-    r"\sum",
-    r"\int",
-    r"\bigcup",
-    r"\quad",
-    r"\dots",
-    r"\in",
-    r"\top",
-}
-_NO_SYMBOLS |= {r"\|", r"\sim", r"\propto", r"\leftarrow", r"\odot", r"\\", r"\mathcal{N}", r"\mathrm{KL}", r"\nabla"}
-_NO_SYMBOLS |= {r"\top", r"\begin{cases}", r"\end{cases}"}
+_SIGNS = r"\frac \sqrt \sum \int \bigcup \quad \dots \in \top \| \sim \propto \leftarrow \odot \\ \nabla"
+_NO_SYMBOLS = {*OTHER_FUNCTION, *_SIGNS.split(), r"\begin{cases}", r"\end{cases}", r"\mathcal{N}", r"\mathrm{KL}"}
 
 
 @dataclass(frozen=True)
@@ -166,37 +159,55 @@ def _moved(index: Tokens) -> Tokens:
     return (*index, "-", "1")
 
 
-def planted() -> Iterator[tuple[str, Mistake, str | None]]:
-    """Each mistake in each formula of the book: its label, and what the check says of it."""
-    from formulas.check import problem
-    from formulas.printed import all_numbered
+@dataclass(frozen=True)
+class Count:
+    """What the check says of the mistakes in one formula: of those of each kind, which it does not catch."""
 
-    for label, formula in all_numbered().items():
-        for mistake in mistakes(formula):
-            yield label, mistake, problem(label, mistake.formula)
+    label: str
+    kinds: Counter[str]
+    missed: list[Mistake]
+    unread: int
+
+    @property
+    def planted(self) -> int:
+        return self.kinds.total()
+
+    @property
+    def caught(self) -> int:
+        return self.planted - len(self.missed)
+
+
+def count(label: str, formula: Tokens) -> Count:
+    """Plants every mistake in a formula, one at a time."""
+    planted = mistakes(formula)
+    said = [problem(label, mistake.formula) for mistake in planted]
+    missed = [mistake for mistake, found in zip(planted, said, strict=True) if found is None]
+    unread = sum(found is not None and UNREADABLE in found for found in said)
+    return Count(label, Counter(mistake.kind for mistake in planted), missed, unread)
+
+
+@cache
+def counts() -> dict[str, Count]:
+    """The same for all numbered formulas of the book, by label."""
+    return {label: count(label, formula) for label, formula in all_numbered().items()}
 
 
 def main(labels: list[str]) -> int:
     """Prints how many mistakes are caught, and every one that is not."""
-    from formulas.check import ENTRIES, UNREADABLE
-
-    caught = {kind: [0, 0, 0] for kind in KINDS}
-    formulas: dict[str, set[str]] = {}
-    for label, mistake, said in planted():
-        if labels and label not in labels:
-            continue
-        formulas.setdefault(ENTRIES[label].how, set()).add(label)
-        caught[mistake.kind][0 if said is None else 1 if UNREADABLE not in said else 2] += 1
-        if labels or said is None:
-            print(
-                f"{'caught' if said else 'NOT CAUGHT'}: {mistake.kind} in {label}: {text(mistake.formula)}\n    {said}"
-            )
-    for how, names in sorted(formulas.items()):
-        print(f"{len(names)} formulas are {how}")
-    for kind, (missed, numbers, names) in caught.items():
-        total = missed + numbers + names
-        print(f"{kind}: {total - missed} of {total} mistakes caught, {numbers} by numbers, {names} as unknown symbols")
-    return int(any(missed for missed, _, _ in caught.values()))
+    found = [count(label, formula) for label, formula in all_numbered().items() if label in labels or not labels]
+    for one in found:
+        for mistake in one.missed:
+            print(f"NOT CAUGHT in {one.label}, {mistake.kind}: {text(mistake.formula)}")
+    for how, number in sorted(Counter(ENTRIES[one.label].how for one in found).items()):
+        print(f"{number} formulas are {how}")
+    for kind in KINDS:
+        planted = sum(one.kinds[kind] for one in found)
+        missed = sum(mistake.kind == kind for one in found for mistake in one.missed)
+        print(f"{kind}: {planted - missed} of {planted} mistakes caught")
+    print(
+        f"{sum(one.unread for one in found)} of them name something that the formula does not have, or cannot be read"
+    )
+    return int(any(one.missed for one in found))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ LINE = schedules.FlowSchedule()
 @printed(1e-7)
 def vlb_continuous(draw: Draws) -> Iterator[Case]:
     """A guess that errs in proportion to the noise level: then the function's estimate is the same for all noise."""
-    x0, error, first, last = draw.normal(1, 3), draw.normal(1, 3), 0.3, 0.8
+    x0, error, first, last = draw.normal(1, 3), draw.normal(1, 3), 0.3, 0.7
 
     class Wrong:
         schedule = LINE
@@ -119,7 +119,7 @@ def kid(draw: Draws) -> Iterator[Case]:
 
 @printed()
 def prec_recall(draw: Draws) -> Iterator[Case]:
-    neighbours, made, real = 2, draw.normal(7, 2).flip(0), draw.normal(9, 2) + 0.9
+    neighbours, made, real = 2, draw.normal(7, 2).roll(3, 0), draw.normal(9, 2) + 0.9
     precision, recall = distances.precision_recall(made, real, neighbours)
 
     def ball(center: Tensor) -> Any:

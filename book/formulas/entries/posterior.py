@@ -68,7 +68,7 @@ def reverse_mixture(draw: Draws) -> Iterator[Case]:
             "q(x_{t-1}|x_t)": density(before.reshape(()), reverse[0].reshape(()), reverse[1].reshape(())),
             "q(x_{t-1}|x_t,x_0)": Depends(given_both),
             "q(x_0|x_t)": Depends(given_x_t),
-            "over x_0": (float(x0_mean - 9 * x0_var.sqrt()), float(x0_mean + 9 * x0_var.sqrt())),
+            "over x_0": (float(x0_mean - 7 * x0_var.sqrt()), float(x0_mean + 7 * x0_var.sqrt())),
         }
 
 
