@@ -17,8 +17,8 @@ _TOKEN = re.compile(
 _LOOKS = {"\\ ", "\\\n", r"\,", r"\;", r"\!", r"\:", "~", r"\left", r"\right", r"\limits", r"\nolimits"}
 _LOOKS |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")}
 _ALIASES = r"""
-    \tfrac \frac, \dfrac \frac, \mid |, \vert |, \lvert |, \rvert |, \Vert \|, \lVert \|, \rVert \|, \lbrack [, \rbrack ],
-    \geq \ge, \leq \le, \neq \ne, \ldots \dots, \cdots \dots, \qquad \quad, \times \cdot, \gets \leftarrow,
+    \tfrac \frac, \dfrac \frac, \mid |, \vert |, \lvert |, \rvert |, \Vert \|, \lVert \|, \rVert \|, \lbrack [,
+    \rbrack ], \geq \ge, \leq \le, \neq \ne, \ldots \dots, \cdots \dots, \qquad \quad, \times \cdot, \gets \leftarrow,
     \emptyset \varnothing, \prime '
 """
 _SAME: dict[str, str] = dict(pair.split() for pair in _ALIASES.split(","))

@@ -23,8 +23,8 @@ from formulas.printed import numbered
 HEADINGS = "## The one table of symbols", "## The letters of this chapter"
 _INDEX = r"t u T i j k l n N r \tau \hat + - / | , : d _ { }"
 _COMMON = r"""
-    \log \ln \exp \sin \cos \tanh \min \max \frac \sqrt \sum \int \prod \bigcup \in \top \| \sim \propto \leftarrow \odot
-    \cdot \ge \le \ne \approx \to \dots \quad \\ \partial \pi \infty e \begin{cases} \end{cases}
+    \log \ln \exp \sin \cos \tanh \min \max \frac \sqrt \sum \int \prod \bigcup \in \top \| \sim \propto
+    \leftarrow \odot \cdot \ge \le \ne \approx \to \dots \quad \\ \partial \pi \infty e \begin{cases} \end{cases}
 """
 _INDICES, _ELEMENTARY = set(_INDEX.split()), set(_COMMON.split())
 _OVER = {"E", r"\nabla", r"\mathrm{softmax}"}

@@ -1,0 +1,166 @@
+"""What the chapters print is what the functions compute, symbol by symbol, and a misprint is caught."""
+
+import re
+
+import pytest
+import torch
+
+import formulas.entries  # noqa: F401
+import pages
+from bridge import WITHOUT_CHAPTER, chapters, equations
+from formulas import check, plant, symbols
+from formulas.latex import text, tokens
+from formulas.printed import all_numbered, numbered
+from formulas.reading import bound
+from formulas.values import Family
+
+PRINTED = all_numbered()
+HOW_TO = """
+    printed: {printed}
+    An entry is a generator in book/formulas/entries/, named like the label with underscores for hyphens, under
+    @printed(). It yields {{symbol: value}} for each case that is tried, with what the function computes as the value of
+    the left side, or as "value" if the formula has none. A letter with an index, as in beta_t, is "\\beta_": Family(...).
+    Is it the print that is wrong, mend the chapter; does it use other letters, name them in the entry."""
+
+
+@pytest.mark.parametrize("label", PRINTED)
+def test_the_printed_formula_is_what_the_function_computes(label):
+    said = check.problem(label, PRINTED[label])
+    assert said is None, said + HOW_TO.format(printed=text(PRINTED[label]))
+
+
+@pytest.mark.parametrize("chapter", [path.stem for path in chapters()])
+def test_every_misprint_is_caught(chapter):
+    """A sign, an index, a factor, a function or a symbol changed, everywhere, one at a time."""
+    source = next(path for path in chapters() if path.stem == chapter).read_text(encoding="utf-8")
+    for label, latex in numbered(source):
+        found = plant.count(label, tokens(latex))
+        assert found.planted > 3
+        assert not found.missed, f"{label}: not caught: {[text(mistake.formula) for mistake in found.missed]}"
+
+
+def test_most_formulas_are_parsed_and_no_entry_is_left_over():
+    assert [label for path in chapters() for label in equations(path.read_text(encoding="utf-8"))] == list(PRINTED)
+    parsed = [label for label in PRINTED if check.ENTRIES[label].how == "parsed"]
+    assert len(parsed) >= 0.8 * len(PRINTED)
+    assert set(check.ENTRIES) - set(PRINTED) <= WITHOUT_CHAPTER
+
+
+def test_the_letters_of_every_numbered_formula_stand_in_a_table():
+    gaps = symbols.gaps(symbols.book())
+    assert not gaps, "\n".join(["Add a row to the chapter's table `## The letters of this chapter`:", *gaps])
+
+
+def test_the_page_of_equations_says_what_is_caught():
+    counts = [plant.count(label, PRINTED[label]) for label in ("snr", "ddim-eta")]
+    planted = sum(count.planted for count in counts)
+    assert planted > 20
+    assert "Of the 2 formulas, 2 are parsed" in pages.misprints(counts)
+    assert f" {planted} of {planted} in all" in pages.misprints(counts)
+
+
+MISPRINTS = [
+    ("forward-step", r"\sqrt{1-\beta_t}", r"\sqrt{1+\beta_t}"),
+    ("forward-step", r"\sqrt{\beta_t}", r"\sqrt{\beta_{t-1}}"),
+    ("forward-step", r"\mathcal N(0, I)", r"\mathcal N(0, 2 I)"),
+    ("forward-step", r"\mathcal N(0, I)", r"\mathcal N(1, I)"),
+    ("posterior-var", r"1 - \bar\alpha_{t-1}", r"1 - \alpha_{t-1}"),
+    ("posterior-mean-eps", r"\frac{\beta_t}{\sigma_t}", r"\frac{\beta_t}{\sigma_t^2}"),
+    ("snr", r"\frac{a_t^2}{\sigma_t^2}", r"\frac{\sigma_t^2}{a_t^2}"),
+    ("cosine", "0.008", "0.009"),
+    ("cosine", r"\min", r"\max"),
+    ("gmm-score", "a_t m_k - x", "x - a_t m_k"),
+    ("sinusoid", r"\cos(", r"\sin("),
+    ("karras", r"\rho = 7", r"\rho = 6"),
+    ("interval", r"\le r_", r"< r_"),
+    ("cfg-gauss", "(1+w)/2", "(1-w)/2"),
+    ("tweedie2", r"\nabla^2_x", r"\nabla_x"),
+    ("kid", r"i\ne j", "i, j"),
+]
+
+
+@pytest.mark.parametrize(("label", "right", "wrong"), MISPRINTS)
+def test_a_misprint_in_a_chapter_is_caught(label, right, wrong):
+    sources = [path.read_text(encoding="utf-8") for path in chapters()]
+    latex = next(latex for source in sources for found, latex in numbered(source) if found == label)
+    assert right in latex, f"{label} prints {latex}, in which this misprint cannot be made"
+    assert check.problem(label, tokens(latex)) is None
+    assert label in (check.problem(label, tokens(latex.replace(right, wrong, 1))) or "")
+
+
+def test_a_wrong_function_is_caught(monkeypatch):
+    """The formula is not compared with itself."""
+    from fromnoise.diffusion import process
+
+    formula = PRINTED["posterior-var"]
+    right = process.posterior_variance
+    check.scopes.cache_clear()
+    monkeypatch.setattr(process, "posterior_variance", lambda *args: 1.001 * right(*args))
+    assert "is not" in (check.problem("posterior-var", formula) or "")
+    check.scopes.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("latex", "said"),
+    [
+        ("y = a + 2 b", None),
+        (r"y &= \big(a + {2}\,b\bigr)", None),
+        ("y = a - 2 b", "is not"),
+        ("y = a + 2 c", "no value for 'c'"),
+        ("y = a + 2 b, y = 0", "is not"),
+        ("y = a + 2 (b", "is missing"),
+        ("a + 2 b", "no 'value'"),
+        (r"y = a + \sum_{k=1}^{2} b_k", None),
+        (r"y = a + \sum_{k=1}^{3} b_k", "nothing of index 3"),
+        (r"y = a + \sum_{k=0}^{2} b_k", "nothing of index 0"),
+        (r"y = a + b_1 + b_2 \quad k = 1, \dots, 2", None),
+        (r"y = a + b_1 + b_2 \quad k = 1, \dots, 3", "goes over something else"),
+    ],
+)
+def test_how_a_formula_is_read(monkeypatch, latex, said):
+    def cases(draw):
+        yield {"y": 7.0, "a": 1.0, "b": 3.0, "b_": Family({1: 2.0, 2: 4.0}), "over k": range(1, 3)}
+
+    monkeypatch.setitem(check.ENTRIES, "some-label", check.Entry("some-label", cases, 1e-9))
+    check.scopes.cache_clear()
+    found = check.problem("some-label", tokens(latex))
+    check.scopes.cache_clear()
+    assert found is None if said is None else said in (found or "")
+
+
+def test_a_transcription_is_of_what_is_printed_and_right(monkeypatch):
+    def entry(left):
+        return check.Transcription("some-label", "y = 2 x", lambda draw: iter([(left, torch.tensor(6.0))]))
+
+    monkeypatch.setitem(check.ENTRIES, "some-label", entry(torch.tensor(6.0)))
+    assert check.problem("some-label", tokens(r"y = 2\,x")) is None
+    assert "not what was transcribed" in (check.problem("some-label", tokens("y = 3 x")) or "")
+    monkeypatch.setitem(check.ENTRIES, "some-label", entry(torch.tensor(5.0)))
+    assert "not what the function computes" in (check.problem("some-label", tokens("y = 2 x")) or "")
+
+
+def test_without_an_entry_the_letters_are_named():
+    said = check.problem("no-such-label", tokens(r"\hat x_0 = \frac{x_t - \sigma_t\,\hat\epsilon}{a_t}"))
+    assert re.search(r"no-such-label: no entry .*\\hat x, x, \\sigma, \\hat\\epsilon, a$", said or "")
+
+
+COMMON = "## The one table of symbols\n\n| symbol |\n| --- |\n| $x_0$ |\n| $\\bar\\alpha_t = \\alpha_1 \\cdots \\alpha_t$ |\n"
+PAGE = "$$\nx_t = \\bar\\alpha_t y_k\n$$ (some-label)\n"
+
+
+def test_a_letter_that_no_table_has_is_named():
+    assert symbols.gaps({"00": COMMON, "01": PAGE}) == ["01, some-label: no table of symbols has y"]
+    own = "## The letters of this chapter\n\n| symbol | in code |\n| --- | --- |\n| $y_k$ | `y` |\n\n## What you can do now\n"
+    assert symbols.gaps({"00": COMMON, "01": PAGE + own}) == []
+    assert symbols.gaps({"00": COMMON, "01": own, "02": PAGE}) != [], "another chapter's table does not count"
+    assert symbols.symbols(tokens(r"\alpha_t + \hat\epsilon_\theta' + \sum_i w_i")) == [
+        r"\alpha",
+        r"\hat\epsilon_\theta",
+        "w",
+    ]
+
+
+def test_values_of_an_entry_are_what_the_arithmetic_wants():
+    scope = bound({"x": [1, 2], r"\mathrm{SNR}": torch.ones(1, dtype=torch.float32)})
+    assert scope["x",].shape == (2, 1)
+    assert scope[r"\mathrm{SNR}",].shape == ()
