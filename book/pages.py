@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from bridge import DERIVATION_ONLY, chapters, equations, functions, proofs
@@ -14,7 +15,7 @@ TITLE, QUESTION = r"^# (.*?)$", r"^> \*\*The question\.\*\* (.*?)\n\n"
 def write_pages(folder: Path, numbers: dict[str, str]) -> None:
     """Writes ``equations.md`` and one page of proofs for each file of tests into ``folder``."""
     folder.mkdir(exist_ok=True)
-    pages = {"contents.md": contents(), "equations.md": equation_table(numbers)} | proof_pages()
+    pages = {"contents.md": contents(), "equations.md": equation_table(numbers, plant.counts())} | proof_pages()
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()
@@ -34,9 +35,9 @@ def contents() -> str:
     return "\n".join([*rows, ""])
 
 
-def equation_table(numbers: dict[str, str]) -> str:
+def equation_table(numbers: dict[str, str], counts: Mapping[str, plant.Count]) -> str:
     """All equations with their chapter, function and tests, and how the printed formula is checked."""
-    code, found, counts = functions(), proofs(), plant.counts()
+    code, found = functions(), proofs()
     rows = []
     for chapter in chapters():
         text = chapter.read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ _COMMON = r"""
     \leftarrow \odot \cdot \ge \le \ne \approx \to \dots \quad \\ \partial \pi \infty e \begin{cases} \end{cases}
 """
 _INDICES, _ELEMENTARY = set(_INDEX.split()), set(_COMMON.split())
+_COUNTING = {"i", "j", "k", "l", "n"}  # as an index; elsewhere they need a row
 _OVER = {"E", r"\nabla", r"\mathrm{softmax}"}
 
 
@@ -60,7 +61,8 @@ def _symbols(formula: Tokens) -> Iterator[str]:
             yield text(name + (("_", *below) if _is_name(below) else ()))
             while formula[place : place + 1] == ("'",):
                 place += 1
-            yield from _symbols(below if not _is_name(below) else ())
+            if not _is_name(below):
+                yield from (name for name in _symbols(below) if name not in _COUNTING)
         else:
             yield text(name)
 

@@ -17,10 +17,10 @@ from formulas.values import Family
 PRINTED = all_numbered()
 HOW_TO = """
     printed: {printed}
-    An entry is a generator in book/formulas/entries/, named like the label with underscores for hyphens, under
-    @printed(). It yields {{symbol: value}} for each case that is tried, with what the function computes as the value of
-    the left side, or as "value" if the formula has none. A letter with an index, as in beta_t, is "\\beta_": Family(...).
-    Is it the print that is wrong, mend the chapter; does it use other letters, name them in the entry."""
+    If the print is wrong, mend the chapter. If it uses other letters than before, name them in the entry: a generator
+    in book/formulas/entries/, named like the label with underscores for hyphens, under @printed(). It yields
+    {{symbol: value}} for each case that is tried. What the function computes is the value of the left side, or stands
+    under "value" if the formula has no left side. A letter with an index, as in beta_t, is "\\beta_": Family(...)."""
 
 
 @pytest.mark.parametrize("label", PRINTED)
@@ -141,23 +141,22 @@ def test_a_transcription_is_of_what_is_printed_and_right(monkeypatch):
 
 def test_without_an_entry_the_letters_are_named():
     said = check.problem("no-such-label", tokens(r"\hat x_0 = \frac{x_t - \sigma_t\,\hat\epsilon}{a_t}"))
-    assert re.search(r"no-such-label: no entry .*\\hat x, x, \\sigma, \\hat\\epsilon, a$", said or "")
+    assert re.search(r"no-such-label: no entry .*\\hat x, x, t, \\sigma, \\hat\\epsilon, a$", said or "")
 
 
-COMMON = "## The one table of symbols\n\n| symbol |\n| --- |\n| $x_0$ |\n| $\\bar\\alpha_t = \\alpha_1 \\cdots \\alpha_t$ |\n"
+COMMON = "## The one table of symbols\n\n| symbol |\n| --- |\n| $x_0$ |\n| $t$ |\n| $\\bar\\alpha_t = \\alpha_1 \\alpha_t$ |\n"
 PAGE = "$$\nx_t = \\bar\\alpha_t y_k\n$$ (some-label)\n"
 
 
 def test_a_letter_that_no_table_has_is_named():
     assert symbols.gaps({"00": COMMON, "01": PAGE}) == ["01, some-label: no table of symbols has y"]
-    own = "## The letters of this chapter\n\n| symbol | in code |\n| --- | --- |\n| $y_k$ | `y` |\n\n## What you can do now\n"
+    own = (
+        "## The letters of this chapter\n\n| symbol | in code |\n| --- | --- |\n| $y_k$ | `y` |\n\n## What you can do\n"
+    )
     assert symbols.gaps({"00": COMMON, "01": PAGE + own}) == []
     assert symbols.gaps({"00": COMMON, "01": own, "02": PAGE}) != [], "another chapter's table does not count"
-    assert symbols.symbols(tokens(r"\alpha_t + \hat\epsilon_\theta' + \sum_i w_i")) == [
-        r"\alpha",
-        r"\hat\epsilon_\theta",
-        "w",
-    ]
+    formula = tokens(r"\alpha_t + \hat\epsilon_\theta' + \sum_i w_i")
+    assert symbols.symbols(formula) == [r"\alpha", "t", r"\hat\epsilon_\theta", "w"]
 
 
 def test_values_of_an_entry_are_what_the_arithmetic_wants():

@@ -1,11 +1,15 @@
 """The check of the built site can fail, and so can the links from equations to proofs."""
 
+from collections import Counter
+
 import pytest
 
 import check_site
 import conf
 import pages
 from bridge import DERIVATION_ONLY, WITHOUT_CHAPTER, equations, functions, proofs
+from formulas.check import ENTRIES
+from formulas.plant import Count, Mistake
 
 PAGE = '<a href="other.html#place">x</a><img src="_static/a.png"><p>words</p>'
 
@@ -57,15 +61,17 @@ def test_every_equation_is_numbered_by_its_chapter():
 
 
 def test_the_table_has_every_equation_with_its_function_and_its_proofs():
+    counts = {label: Count(label, Counter(sign=7), [Mistake("sign", ("x",))], 0) for label in conf.NUMBERS}
     rows = {
         line.split("`")[1]: line
-        for line in pages.equation_table(conf.NUMBERS).splitlines()
+        for line in pages.equation_table(conf.NUMBERS, counts).splitlines()
         if line.startswith("| {eq}")
     }
     assert rows.keys() == proofs().keys() - WITHOUT_CHAPTER
     for label, row in rows.items():
         assert ("derivation only" if label in DERIVATION_ONLY else functions()[label].name) in row
         assert all(f"(#proof-{test.name})" in row for test in proofs()[label])
+        assert f"{ENTRIES[label].how}<br>6 of 7" in row
     shown = "".join(pages.proof_pages().values())
     assert all(f"(proof-{test.name})=" in shown and test.text in shown for found in proofs().values() for test in found)
 
