@@ -63,7 +63,7 @@ def scale_each(answer: Function) -> None:
 
 @exercise
 def expected_square(answer: Function) -> None:
-    for mean, variance, c, d in ((0.0, 1.0, 2.0, 3.0), (-0.7, 0.4, 1.5, 0.3), (2.0, 0.0, -1.0, 0.5)):
+    for mean, variance, c, d in ((-0.7, 0.4, 1.5, 0.3), (0.0, 1.0, 2.0, 3.0), (2.0, 0.0, -1.0, 0.5)):
         got, centre = answer(mean, variance, c, d), c * mean + d
         if mean and variance:
             refuse(
