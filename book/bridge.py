@@ -25,6 +25,7 @@ TESTS = BOOK.parent / "tests" / "equations"
 DERIVATION_ONLY = {
     "forward-cov",
     "reverse-mixture",
+    "reverse-mean",
     "elbo",
     "vlb-eps",
     "ddim-marginal",

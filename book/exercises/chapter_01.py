@@ -5,19 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from exercises import Function, Wrong, exercise, expect
+from exercises import Function, exercise, expect, refuse
 from fromnoise.diffusion.schedules import cosine_betas, linear_betas, scaled_linear_betas
-
-
-def refuse(got: object, mistakes: list[tuple[Tensor | float, str]]) -> None:
-    """Says which of the usual mistakes an answer is."""
-    if not isinstance(got, Tensor | int | float):
-        return
-    value = torch.as_tensor(got).double()
-    for mistake, hint in mistakes:
-        wrong = torch.as_tensor(mistake).double()
-        if value.shape == wrong.shape and torch.allclose(value, wrong, rtol=1e-4, atol=1e-7):
-            raise Wrong(hint)
 
 
 @exercise
@@ -91,8 +80,6 @@ def time_of_equal_parts(answer: Function) -> None:
 
         truth = first(bar <= 0.5)
         got = answer(betas.clone())
-        if isinstance(got, Tensor) and got.numel() == 1:
-            got = got.reshape(())  # a list of one time is a time
         refuse(
             got,
             [
@@ -104,3 +91,23 @@ def time_of_equal_parts(answer: Function) -> None:
             ],
         )
         expect(got, truth, "multiply up 1 - beta until the product is a half or less, and count", tolerance=1e-6)
+
+
+@exercise
+def steps_until(answer: Function) -> None:
+    for beta, left in ((0.02, 0.01), (0.5, 0.3), (0.001, 0.5), (0.3, 0.05)):
+        truth = math.ceil(2 * math.log(left) / math.log(1 - beta))
+        got = answer(beta, left)
+        mistakes = [
+            (truth / 2, "the picture is multiplied by the root of 1 - beta in each step, not by 1 - beta"),
+            (
+                math.ceil(math.log(left) / math.log(1 - beta)),
+                "the picture's factor is the root of what you multiplied up",
+            ),
+            (2 * math.log(left) / math.log(1 - beta), "steps are whole: the first number that is large enough is due"),
+            (truth - 1, "one step fewer leaves a little more than that"),
+            (truth + 1, "one step too many"),
+        ]
+        refuse(got, [mistake for mistake in mistakes if mistake[0] != truth])
+        hint = f"wrong for beta = {beta}, left = {left}: after n steps a is sqrt(1 - beta) to the power n; solve for n"
+        expect(got, truth, hint, tolerance=1e-6)

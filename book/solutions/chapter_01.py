@@ -1,5 +1,7 @@
 """Solutions of chapter 1."""
 
+import math
+
 import torch
 
 
@@ -21,3 +23,9 @@ def time_of_equal_parts(betas):
     # SNR <= 1 means a^2 <= sigma^2 = 1 - a^2, so alpha-bar <= 1/2. Entry 0 of the products belongs to t = 1.
     alpha_bar = torch.cumprod(1 - betas.double(), dim=0)
     return int((alpha_bar <= 0.5).nonzero()[0]) + 1
+
+
+def steps_until(beta, left):
+    # After n steps a = (1 - beta)^(n / 2), which is at most left when n ln(1 - beta) / 2 <= ln(left). Both logarithms
+    # are negative, and dividing by a negative number turns the sign round: n >= 2 ln(left) / ln(1 - beta).
+    return math.ceil(2 * math.log(left) / math.log(1 - beta))

@@ -15,6 +15,15 @@ def two_point_denoiser(x, alpha, sigma):
     return torch.tanh(alpha * x / sigma**2)
 
 
+def two_point_step(x, alpha_bar_before, alpha_bar):
+    # The posterior mean is linear in x_0, so the best guess stands in for x_0 without any error.
+    alpha, sigma_squared = alpha_bar / alpha_bar_before, 1 - alpha_bar
+    x0_hat = two_point_denoiser(x, alpha_bar**0.5, sigma_squared**0.5)
+    of_x0 = alpha_bar_before**0.5 * (1 - alpha) / sigma_squared
+    of_x = alpha**0.5 * (1 - alpha_bar_before) / sigma_squared
+    return of_x0 * x0_hat + of_x * x
+
+
 def dataset_denoiser(x, alpha, sigma, data):
     # Every image is as likely as any other before x is seen, so only the bells decide; softmax makes them sum to 1
     # without first rounding them to 0.

@@ -144,7 +144,7 @@ def test_without_an_entry_the_letters_are_named():
     assert re.search(r"no-such-label: no entry .*\\hat x, x, t, \\sigma, \\hat\\epsilon, a$", said or "")
 
 
-COMMON = "## The one table of symbols\n\n| symbol |\n| --- |\n| $x_0$, $t$ |\n| $\\bar\\alpha_t = \\alpha_1 \\alpha_t$ |\n"
+COMMON = "## The one table of symbols\n\n| |\n| --- |\n| $x_0$, $t$ |\n| $\\bar\\alpha_t = \\alpha_1 \\alpha_t$ |\n"
 PAGE = "$$\nx_t = \\bar\\alpha_t y_k\n$$ (some-label)\n"
 
 

@@ -8,6 +8,7 @@ import sympy as sp
 import torch
 from scipy.stats import norm
 
+from fromnoise.diffusion.exact import GaussianMixture
 from fromnoise.diffusion.process import (
     forward_jump,
     forward_marginal,
@@ -145,6 +146,44 @@ def test_reverse_mixture__not_gaussian():
     moment = [np.trapezoid(density * x**n, x) for n in (2, 4)]
     assert moment[1] / moment[0] ** 2 == pytest.approx(1.41, abs=0.005)
     assert density[4000] < 0.1 * density.max()
+
+
+def mean_by_bayes(x_u, density_u, x_t, jump, spread):
+    """E[x_u | x_t] by quadrature over x_u of Bayes' rule, q(x_t | x_u) q(x_u), which knows nothing of x_0."""
+    joint = density_u * norm.pdf(x_t, jump * x_u, spread)
+    return np.trapezoid(joint * x_u, x_u) / np.trapezoid(joint, x_u)
+
+
+@pytest.mark.parametrize("x_t", [-1.3, 0.0, 0.37, 2.0])
+def test_reverse_mean(x_t):
+    """Data at -1 and +1: the posterior mean with x0_hat = tanh(a x / sigma^2) is E[x_{t-1} | x_t] exactly."""
+    schedule, u, t = Schedule(times(0.1, 0.5)), times(1), times(2)
+    x0_hat = times(math.tanh(math.sqrt(0.45) * x_t / 0.55))
+    actual = posterior_mean(schedule, x0_hat, times(x_t), u, t).item()
+    x_u = np.linspace(-4, 4, 8001)
+    density = (norm.pdf(x_u, math.sqrt(0.9), math.sqrt(0.1)) + norm.pdf(x_u, -math.sqrt(0.9), math.sqrt(0.1))) / 2
+    assert actual == pytest.approx(mean_by_bayes(x_u, density, x_t, math.sqrt(0.5), math.sqrt(0.5)), abs=1e-12)
+    assert x_t != 0.37 or actual == pytest.approx(0.41234, abs=5e-6)
+
+
+@pytest.mark.parametrize(("u", "t"), [(1, 2), (4, 7), (2, 10), (9, 10)])
+@pytest.mark.parametrize("x_t", [-1.1, -0.2, 0.6])
+def test_reverse_mean__mixture(u, t, x_t):
+    """A mixture, and steps of any size: the mean with the exact x0_hat is that of Bayes' rule; the variance is not."""
+    weights, means, stds = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), np.array([0.3, 0.2])
+    schedule = Schedule(linear_betas(10, 0.05, 0.5))
+    denoise = GaussianMixture(schedule, *(torch.from_numpy(values) for values in (weights, means[:, None], stds)))
+    x = times(x_t)[None]
+    actual = posterior_mean(schedule, denoise(x, times(t)), x, times(u), times(t)).item()
+    alpha_u, jump = (
+        math.sqrt(schedule.alpha_bar[u].item()),
+        math.sqrt((schedule.alpha_bar[t] / schedule.alpha_bar[u]).item()),
+    )
+    x_u = np.linspace(-8, 8, 16001)
+    density = (weights * norm.pdf(x_u[:, None], alpha_u * means, np.sqrt((alpha_u * stds) ** 2 + 1 - alpha_u**2))).sum(
+        -1
+    )
+    assert actual == pytest.approx(mean_by_bayes(x_u, density, x_t, jump, math.sqrt(1 - jump**2)), abs=1e-9)
 
 
 @pytest.mark.parametrize("variance", [0.0, 0.25, 1.0, 3.0])

@@ -1,0 +1,33 @@
+"""The minutes that chapter 0 gives each chapter are about those that its text takes."""
+
+import re
+
+import pytest
+
+from bridge import BOOK, chapters
+from pages import minutes
+
+START = (BOOK / "00-start-here.md").read_text()
+STATED = {stem: int(number) for stem, number in re.findall(r"^\| \[.*?\]\((.*?)\.md\) \|.*\| (\d+) \|$", START, re.M)}
+OWN = r"^\*\*Time:\*\* about (\d+) minutes to read"
+
+
+def test_every_chapter_after_the_first_has_its_minutes():
+    assert {chapter.stem for chapter in chapters()} - {"00-start-here"} <= set(STATED)
+
+
+@pytest.mark.parametrize("chapter", chapters(), ids=lambda path: path.stem)
+def test_the_minutes_are_about_right(chapter):
+    text = chapter.read_text()
+    counted, own = minutes(text), re.search(OWN, text, re.M)
+    for stated in [STATED.get(chapter.stem, counted), int(own[1]) if own else counted]:
+        assert 0.6 < stated / counted < 1.67, f"{chapter.stem}: {counted:.0f} minutes by the rule of chapter 0"
+
+
+def test_minutes():
+    head, cell = "---\nkernel: python\n---\n", "```{code-cell} ipython3\n:tags: [exercise]\nlong code here\n```\n"
+    assert minutes(head) == 0
+    assert minutes(head + "word " * 400) == pytest.approx(2)
+    assert minutes("$$\nx = y\n$$ (label)\n") == pytest.approx(0.5)
+    assert minutes(cell) == pytest.approx(5)
+    assert minutes(cell.replace(":tags: [exercise]\n", "")) == pytest.approx(1 / 3)
