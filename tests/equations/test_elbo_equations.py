@@ -302,7 +302,7 @@ def test_vlb_eps(betas):
 
 
 def test_monotone_elbo__summation_by_parts(generator):
-    """A weighted sum of the terms, with weights that rise with the noise, is an average of the sums that begin later."""
+    """Weights that rise with the noise make a weighted sum of the terms an average of sums that begin later."""
     weight = torch.tensor([0.2, 0.2, 0.7, 1.5, 4.0], dtype=F64)
     terms = torch.rand(3, 5, generator=generator, dtype=F64)
     torch.testing.assert_close(monotone_bound(weight, terms), terms @ weight, rtol=1e-12, atol=0)

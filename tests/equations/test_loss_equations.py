@@ -79,7 +79,7 @@ def test_l_simple__every_prediction(generator, prediction):
 
 
 def test_l_simple__all_times_alike(within_four_sigma, generator):
-    """Monte Carlo over t, uniform on 1..T: the loss is the plain average of each time's, a^2 s^2 / (a^2 s^2 + sigma^2)."""
+    """Monte Carlo, t uniform on 1..T: the loss is the plain average of a^2 s^2 / (a^2 s^2 + sigma^2) over all times."""
     schedule, s, count = Schedule(linear_betas(5, 0.05, 0.6)), 0.5, 40_000
     t = torch.randint(1, 6, (count,), generator=generator).to(F64)
     x0, noise = s * normal(generator, count, 2), normal(generator, count, 2)
@@ -270,7 +270,7 @@ def guesses(generator, *, steps=4):
 
 @pytest.mark.parametrize("prediction", Prediction)
 def test_hybrid__gradients(generator, prediction):
-    """Autograd: L_simple gives the variance no gradient, the hybrid loss does; the mean has L_simple's gradient alone."""
+    """Autograd: L_simple gives the variance no gradient, the hybrid loss does; the mean has L_simple's alone."""
     schedule, x0, t, noise, output, v = guesses(generator)
     mixed = torch.sigmoid(v)
     simple = training_loss(lambda x, _: output, schedule, prediction, SIMPLE, x0, t, noise).sum()

@@ -117,8 +117,8 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean over a sample's elements of the squared error, ``(B, ...)`` to ``(B,)``, in float32 or wider. Eq. l-simple.
 
     The simple loss is its average over images, times 1..T and noise, for the noise as the target. `loss_weight` makes
-    the same loss of an error in another target. Its least possible value is not 0: on data of variance s^2 the best prediction of the noise still leaves
-    ``alpha^2 s^2 / (alpha^2 s^2 + sigma^2)``.
+    the same loss of an error in another target. Its least possible value is not 0: on data of variance s^2 the best
+    prediction of the noise still leaves ``alpha^2 s^2 / (alpha^2 s^2 + sigma^2)``.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 14 (there a sum: D times this).
     """
