@@ -1,4 +1,4 @@
-"""The checks of chapters 3 and 4 refuse answers that are right by chance only, and accept right ones of another form."""
+"""The checks of chapters 3 and 4 refuse answers that are right by chance, and accept right ones of another form."""
 
 import numpy as np
 import pytest
