@@ -283,6 +283,18 @@ def test_hybrid__gradients(generator, prediction):
     assert bool(both[1].isfinite().all())
 
 
+def test_hybrid__wild_guess(generator):
+    """In float32 the loss and its gradients stay finite for a guess that is thousands off, at the first and last time."""
+    schedule, t = Schedule(linear_betas()), torch.tensor([1.0, 2.0, 1000.0])
+    x0 = torch.randint(256, (3, 1, 8, 8), generator=generator) / 127.5 - 1
+    noise, output, v = (torch.randn(x0.shape, generator=generator) for _ in range(3))
+    output, v = (3000 * output).requires_grad_(), v.requires_grad_()
+    loss = hybrid_loss(schedule, EPSILON, x0, t, noise, output, v.sigmoid())
+    assert loss.dtype == torch.float32
+    for value in (loss, *torch.autograd.grad(loss.sum(), [output, v])):
+        assert bool(value.isfinite().all())
+
+
 @pytest.mark.parametrize("end", [1.0, 0.0])
 def test_hybrid(generator, end):
     """It is L_simple + .001 L_vlb, per element: with beta (v = 1) or beta~ (v = 0) the bound of `vlb_terms`."""
