@@ -284,7 +284,7 @@ def test_hybrid__gradients(generator, prediction):
 
 
 def test_hybrid__wild_guess(generator):
-    """In float32 the loss and its gradients stay finite for a guess that is thousands off, at the first and last time."""
+    """In float32 the loss and its gradients stay finite for a guess that is thousands off."""
     schedule, t = Schedule(linear_betas()), torch.tensor([1.0, 2.0, 1000.0])
     x0 = torch.randint(256, (3, 1, 8, 8), generator=generator) / 127.5 - 1
     noise, output, v = (torch.randn(x0.shape, generator=generator) for _ in range(3))
