@@ -90,3 +90,19 @@ def noise_loss_to_image_loss(answer: Function) -> None:
     ]
     refuse(got, wrong)
     expect(got, 1 / snr, "x0 = (x - sigma noise) / alpha: by how much does it change if the noise changes by d?")
+
+
+@exercise
+def kappa_of_variance(answer: Function) -> None:
+    beta, beta_tilde = numbers(0.02, 0.3, 0.5), numbers(0.004, 0.25, 0.01)
+    truth = numbers(0.0, 0.35, 1.0)
+    variance = torch.exp(truth * beta.log() + (1 - truth) * beta_tilde.log())
+    got = answer(variance, beta, beta_tilde)
+    wrong = [
+        ((variance - beta_tilde) / (beta - beta_tilde), "that mixes the variances; the network mixes their logarithms"),
+        (1 - truth, "that counts from the other end: 0 is beta_tilde, 1 is beta"),
+        (truth * (beta / beta_tilde).log(), "divide by the distance of the two ends, log beta - log beta_tilde"),
+        (variance.log() / (beta / beta_tilde).log(), "measure from the lower end: subtract log beta_tilde"),
+    ]
+    refuse(got, wrong)
+    expect(got, truth, "solve log V = kappa log beta + (1 - kappa) log beta_tilde for kappa")

@@ -1,5 +1,8 @@
 """The checks of chapter 4: attention, sinusoids, group normalisation, receptive fields."""
 
+import operator
+import random
+
 import torch
 import torch.nn.functional as F
 
@@ -87,14 +90,23 @@ def normalise_groups(answer: Function) -> None:
     if close(got, ((grouped - mean) / (grouped.var((2, 3, 4), keepdim=True) + 1e-5).sqrt()).view_as(x)):
         raise Wrong("the variance was divided by n - 1; here it is the plain average of the squares (correction=0)")
     expect(got, F.group_norm(x, 2), "a group's mean should be 0 and its variance 1, over its channels and all pixels")
+    faint = 0.003 * (grouped - mean)[:, :1].flatten(1, 2)  # variances about as small as 1e-5, where it counts
+    got, variance = answer(faint, 1), faint.square().mean((1, 2, 3), keepdim=True)
+    if close(got, faint / variance.sqrt()):
+        raise Wrong("where the variance is tiny it differs: the 1e-5 is missing under the root")
+    if close(got, faint / (variance.sqrt() + 1e-5)):
+        raise Wrong("the 1e-5 was added to the standard deviation; it belongs to the variance, under the root")
+    expect(got, F.group_norm(faint, 1), "where the variance is tiny it differs: add 1e-5 to it, under the root")
+    expect(answer(torch.ones((2, 4, 2, 2)), 2), torch.zeros((2, 4, 2, 2)), "a constant group must become 0")
 
 
 @exercise
 def receptive_field(answer: Function) -> None:
-    if (got := answer([3, 3, 3], [1, 1, 1])) in (3, 9, 27):
+    got = width(answer([3, 3, 3], [1, 1, 1]))
+    if got in (3, 9, 27):
         raise Wrong(f"three 3x3 convolutions see 7 pixels, not {got}: each adds its kernel size less one")
     expect(got, 7, f"three 3x3 convolutions of stride 1 see 7 pixels, not {got}")
-    got = answer([3, 3, 3], [1, 2, 1])
+    got = width(answer([3, 3, 3], [1, 2, 1]))
     if got == 7:
         raise Wrong("after a stride of 2, a neighbour is two input pixels away: a later kernel adds twice as much")
     if got == 11:
@@ -102,7 +114,27 @@ def receptive_field(answer: Function) -> None:
             "the strided layer itself still reads neighbours at the old distance; only later layers stride wider"
         )
     expect(got, 9, f"kernels 3, 3, 3 with strides 1, 2, 1 see 9 pixels, not {got}")
-    got = answer([3, 3, 5, 3], [2, 2, 1, 1])
+    got = width(answer([3, 3, 5, 3], [2, 2, 1, 1]))
     if got == 3 + 2 * 2 + 4 * 2 + 2 * 2:
         raise Wrong("the strides multiply: after two layers of stride 2, neighbours are four input pixels apart")
     expect(got, 31, f"kernels 3, 3, 5, 3 with strides 2, 2, 1, 1 see 31 pixels, not {got}")
+    generator = random.Random(0)
+    for layers in (0, 1, 2, 4, 7):  # counted out, so that no list of known answers will do
+        kernels = [generator.choice([1, 2, 3, 5]) for _ in range(layers)]
+        strides = [generator.choice([1, 2, 3]) for _ in range(layers)]
+        seen = counted(kernels, strides)
+        got = width(answer(list(kernels), list(strides)))
+        expect(got, seen, f"kernels {kernels} with strides {strides} see {seen} pixels, not {got}")
+
+
+def width(got: object) -> object:
+    """A whole number of any library as an int; all else as it is."""
+    return operator.index(got) if hasattr(got, "__index__") else got
+
+
+def counted(kernels: list[int], strides: list[int]) -> int:
+    """The input pixels that one output pixel depends on, found by walking back through the layers."""
+    first, last = 0, 0
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        first, last = first * stride, last * stride + kernel - 1
+    return last - first + 1

@@ -15,3 +15,8 @@ def x0_from_velocity(x, v, alpha, sigma):
 def noise_loss_to_image_loss(alpha, sigma):
     # x0 = (x - sigma noise) / alpha at a fixed x: an error d in the noise is -sigma / alpha d in the picture.
     return (sigma / alpha) ** 2
+
+
+def kappa_of_variance(variance, beta, beta_tilde):
+    # The mix is a straight line in the logarithm: the share of the way from log beta_tilde to log beta.
+    return (variance / beta_tilde).log() / (beta / beta_tilde).log()

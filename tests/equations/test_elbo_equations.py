@@ -20,7 +20,7 @@ from fromnoise.diffusion.likelihood import (
     prior_gap,
     vlb_terms,
 )
-from fromnoise.diffusion.losses import Weighting, loss_weight, vlb_weight
+from fromnoise.diffusion.losses import Weighting, loss_weight, monotone_bound, vlb_weight
 from fromnoise.diffusion.parameterization import Prediction
 from fromnoise.diffusion.process import forward_step, posterior_mean, posterior_variance, reverse_variance
 from fromnoise.diffusion.samplers import Variance
@@ -299,6 +299,52 @@ def test_vlb_eps(betas):
     variance = fixed_variances(schedule)[Variance.SMALL]
     expected = betas.square() / (2 * variance * (1 - betas) * (1 - schedule.alpha_bar[1:]))
     torch.testing.assert_close(loss_weight(Weighting.VLB, Prediction.NOISE, schedule, t), expected, rtol=1e-8, atol=0)
+
+
+def test_monotone_elbo__summation_by_parts(generator):
+    """Weights that rise with the noise make a weighted sum of the terms an average of sums that begin later."""
+    weight = torch.tensor([0.2, 0.2, 0.7, 1.5, 4.0], dtype=F64)
+    terms = torch.rand(3, 5, generator=generator, dtype=F64)
+    torch.testing.assert_close(monotone_bound(weight, terms), terms @ weight, rtol=1e-12, atol=0)
+    for wrong in ([1.0, 0.9], [-0.1, 0.5]):
+        with pytest.raises(ValueError, match="falls as noise is added"):
+            monotone_bound(torch.tensor(wrong, dtype=F64), terms[:, :2])
+
+
+@pytest.mark.parametrize("variance", [Variance.LARGE, "exact"])
+@pytest.mark.parametrize("u", [1, 3, 5])
+def test_monotone_elbo(expected_terms, variance, u):
+    """Closed form, data N(.3, .25): the terms after u, with L_T and the entropy of the added noise, bound the surprise
+    at *noisy* data, E[-log p(x_u)], for a denoiser that errs; for the exact one only the prior gap is lost.
+    """
+    schedule, steps = Schedule(linear_betas(6, 0.05, 0.5)), torch.arange(1, 7, dtype=F64)
+    exact = reverse_variance(schedule, 0.25 / (1 + 0.25 * schedule.snr(steps)), steps - 1, steps)
+    table = exact if variance == "exact" else schedule.betas
+    denoise = gaussian(schedule, 0.3 if variance == "exact" else -0.2, 0.5)
+    x0 = tensor(0.3 - 0.5, 0.3 + 0.5)[:, None]  # has the data's first two moments
+    terms = expected_terms(denoise, x0, table)
+    only_u = (torch.arange(2, 7) > u).to(F64)  # the weight that rises from 0 to 1 after u
+    bound = (monotone_bound(only_u, terms[:, 1:-1]) + terms[:, -1]).mean()
+    sigma2 = 1 - schedule.alpha_bar[u]
+    bound = bound + 0.5 * (2 * math.pi * math.e * sigma2).log()
+    # The model's own x_u: from N(0, 1) down the steps T..u+1, each multiply, shift, add noise.
+    mean, model_variance = tensor(0.0), tensor(1.0)
+    for step in range(6, u, -1):
+        t = torch.full((2,), float(step), dtype=F64)
+        x = tensor(0.0, 1.0)[:, None]
+        at_0, at_1 = posterior_mean(schedule, denoise(x, t), x, t - 1, t)[:, 0]
+        mean, model_variance = at_0 + (at_1 - at_0) * mean, (at_1 - at_0) ** 2 * model_variance + table[step - 1]
+    true_mean, true_variance = 0.3 * schedule.alpha_bar[u].sqrt(), 0.25 * schedule.alpha_bar[u] + sigma2
+    surprise = 0.5 * (2 * math.pi * model_variance).log()
+    surprise = surprise + 0.5 * (true_variance + (true_mean - mean) ** 2) / model_variance
+    entropy = 0.5 * (2 * math.pi * math.e * true_variance).log()
+    if variance == "exact":
+        alpha_bar = schedule.alpha_bar[-1].item()
+        gap = isotropic_kl(tensor(0.09 * alpha_bar), 1, 1 - 0.75 * alpha_bar, 1.0)
+        torch.testing.assert_close(bound, entropy + gap[0], rtol=1e-9, atol=0)
+        assert bound > surprise > entropy
+    else:
+        assert bound > surprise + 1e-3 > entropy + 1e-2
 
 
 def test_disc_decoder():

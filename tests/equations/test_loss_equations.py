@@ -1,4 +1,4 @@
-"""The training objective and what a network may predict: equations l-simple to min-snr, and ldm-loss."""
+"""The training objective and what a network may predict: equations l-simple to min-snr, hybrid and ldm-loss."""
 
 import math
 
@@ -6,9 +6,12 @@ import pytest
 import sympy as sp
 import torch
 
-from fromnoise.diffusion.exact import gaussian_denoiser
+from fromnoise.diffusion.exact import GaussianMixture, gaussian_denoiser
+from fromnoise.diffusion.likelihood import vlb_terms
 from fromnoise.diffusion.losses import (
     Weighting,
+    hybrid_loss,
+    learned_vlb_term,
     logit_normal_time,
     loss_weight,
     min_snr_weight,
@@ -24,6 +27,7 @@ from fromnoise.diffusion.parameterization import (
     velocity,
     x0_from_noise,
 )
+from fromnoise.diffusion.process import forward_marginal
 from fromnoise.diffusion.schedules import Schedule, linear_betas
 
 F64 = torch.float64
@@ -58,6 +62,37 @@ def test_l_simple(within_four_sigma, generator, alpha):
     within_four_sigma(loss, alpha**2 * s**2 / marginal)
 
 
+@pytest.mark.parametrize("prediction", Prediction)
+def test_l_simple__every_prediction(generator, prediction):
+    """A network that predicts something else is weighted so that its loss is the mean squared error in the noise."""
+    schedule, t = Schedule(linear_betas()), torch.tensor([1, 30, 500, 1000], dtype=F64)
+    alpha, sigma = schedule.alpha(t)[:, None, None], schedule.sigma(t)[:, None, None]
+    x0, noise, x0_hat = (normal(generator, 4, 2, 3) for _ in range(3))
+
+    def network(x, timestep):
+        return from_x0(prediction, x0_hat, x, alpha, sigma)
+
+    noise_hat = noise_from_x0(forward_marginal(schedule, x0, t, noise), x0_hat, alpha, sigma)
+    loss = training_loss(network, schedule, prediction, SIMPLE, x0, t, noise)
+    expected = (noise - noise_hat).square().sum((1, 2)) / 6
+    torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)
+
+
+def test_l_simple__all_times_alike(within_four_sigma, generator):
+    """Monte Carlo, t uniform on 1..T: the loss is the plain average of a^2 s^2 / (a^2 s^2 + sigma^2) over all times."""
+    schedule, s, count = Schedule(linear_betas(5, 0.05, 0.6)), 0.5, 40_000
+    t = torch.randint(1, 6, (count,), generator=generator).to(F64)
+    x0, noise = s * normal(generator, count, 2), normal(generator, count, 2)
+
+    def network(x, timestep):
+        alpha, sigma = schedule.alpha(timestep + 1)[:, None], schedule.sigma(timestep + 1)[:, None]
+        return sigma * x / (alpha**2 * s**2 + sigma**2)
+
+    loss = training_loss(network, schedule, EPSILON, SIMPLE, x0, t, noise)
+    of_image = schedule.alpha_bar[1:] * s**2
+    within_four_sigma(loss, (of_image / (of_image + 1 - schedule.alpha_bar[1:])).mean())
+
+
 def test_mse_opt(within_four_sigma, generator):
     """Least squares on Gaussian data finds the function's line: its residual is orthogonal to 1 and to x."""
     alpha, mean, variance = number(0.8), number(0.4), number(0.25)
@@ -85,6 +120,26 @@ def test_mse_opt__posterior_mean():
             exact = (weight * x0).sum() / weight.sum()
             actual = gaussian_denoiser(number(x), number(alpha), number(sigma), number(0.4), number(0.25))
             torch.testing.assert_close(actual, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_mse_opt__any_data():
+    """Quadrature, two heaps: no change of the guess lowers the mean squared error of E[x_0 | x], which is no line."""
+    schedule, time = Schedule(linear_betas(1, 0.3, 0.3)), torch.ones(1, dtype=F64)
+    weights, means, stds = (torch.tensor(values, dtype=F64) for values in ([0.3, 0.7], [[-1.0], [0.8]], [0.3, 0.2]))
+    alpha, sigma = schedule.alpha(time), schedule.sigma(time)
+    x0, x = torch.linspace(-5, 5, 1201, dtype=F64), torch.linspace(-4, 4, 801, dtype=F64)
+    heaps = weights * torch.distributions.Normal(means[:, 0], stds).log_prob(x0[:, None]).exp()
+    noisy = torch.distributions.Normal(alpha * x0, sigma).log_prob(x[:, None]).exp()
+    joint = noisy * heaps.sum(1)  # rows: x, columns: x_0
+    guess = GaussianMixture(schedule, weights, means, stds)(x[:, None], time.expand(801))[:, 0]
+    torch.testing.assert_close(guess, (joint * x0).sum(1) / joint.sum(1), rtol=1e-9, atol=1e-9)
+
+    def error(guess):
+        return ((x0 - guess[:, None]).square() * joint).sum() / joint.sum()
+
+    line = gaussian_denoiser(x, alpha, sigma, number(0.26), (joint.sum(0) * (x0 - 0.26) ** 2).sum() / joint.sum())
+    for other in (line, guess + 0.05, 1.05 * guess, guess + 0.05 * x.sin(), x / alpha):
+        assert error(other) > error(guess) + 1e-4
 
 
 def test_eps_x0(generator):
@@ -202,6 +257,98 @@ def test_logit_normal__ends():
     assert times[-1] == 1
     assert (times.diff() > 0).all()
     torch.testing.assert_close(torch.logit(times[50]), torch.tensor(0.6))
+
+
+def guesses(generator, *, steps=4):
+    """A batch with every time in it, a guess at the noise and at the variance's place, both with gradients."""
+    schedule = Schedule(linear_betas(steps, 0.05, 0.5))
+    x0 = torch.randint(256, (6 * steps, 1, 2, 2), generator=generator) / 127.5 - 1
+    t = torch.arange(1, steps + 1, dtype=F64).repeat(6)
+    output, v = (normal(generator, 6 * steps, 1, 2, 2).requires_grad_() for _ in range(2))
+    return schedule, x0.to(F64), t, normal(generator, *x0.shape), output, v
+
+
+@pytest.mark.parametrize("prediction", Prediction)
+def test_hybrid__gradients(generator, prediction):
+    """Autograd: L_simple gives the variance no gradient, the hybrid loss does; the mean has L_simple's alone."""
+    schedule, x0, t, noise, output, v = guesses(generator)
+    mixed = torch.sigmoid(v)
+    simple = training_loss(lambda x, _: output, schedule, prediction, SIMPLE, x0, t, noise).sum()
+    of_output, of_variance = torch.autograd.grad(simple, [output, v], allow_unused=True)
+    assert of_variance is None
+    hybrid = hybrid_loss(schedule, prediction, x0, t, noise, output, mixed).sum()
+    both = torch.autograd.grad(hybrid, [output, v])
+    torch.testing.assert_close(both[0], of_output, rtol=1e-12, atol=0)
+    assert bool((both[1].flatten(1).abs().amax(1) > 0).all()), "at some time the variance has no gradient"
+    assert bool(both[1].isfinite().all())
+
+
+def test_hybrid__wild_guess(generator):
+    """In float32 the loss and its gradients stay finite for a guess that is thousands off."""
+    schedule, t = Schedule(linear_betas()), torch.tensor([1.0, 2.0, 1000.0])
+    x0 = torch.randint(256, (3, 1, 8, 8), generator=generator) / 127.5 - 1
+    noise, output, v = (torch.randn(x0.shape, generator=generator) for _ in range(3))
+    output, v = (3000 * output).requires_grad_(), v.requires_grad_()
+    loss = hybrid_loss(schedule, EPSILON, x0, t, noise, output, v.sigmoid())
+    assert loss.dtype == torch.float32
+    for value in (loss, *torch.autograd.grad(loss.sum(), [output, v])):
+        assert bool(value.isfinite().all())
+
+
+@pytest.mark.parametrize("end", [1.0, 0.0])
+def test_hybrid(generator, end):
+    """It is L_simple + .001 L_vlb, per element: with beta (v = 1) or beta~ (v = 0) the bound of `vlb_terms`."""
+    schedule, x0, _, noise, _, _ = guesses(generator)
+    x0 = x0[:1].expand(4, 1, 2, 2)
+    noise = noise[:1].expand_as(x0)
+    t, output = torch.arange(1, 5, dtype=F64), normal(generator, *x0.shape)
+
+    class Denoiser:
+        def __init__(self):
+            self.schedule = schedule
+
+        def __call__(self, x, time):
+            at = time.long() - 1
+            return x0_from_noise(x, output[at], schedule.alpha(time)[:, None, None, None], schedule.sigma(time)[0])
+
+    variance = schedule.betas if end else torch.cat([schedule.betas[:1], fixed_small(schedule)])
+    if not end:
+        variance[0] = variance[1]  # at t = 1 the lower end is beta~_2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fromnoise.diffusion.likelihood.noise_like", lambda x, generator: noise[: len(x)])
+        bound = vlb_terms(Denoiser(), x0[:1], variance, generator)[0, :-1].sum() / 4
+    simple = squared_error(output, noise)
+    v = torch.full_like(x0, end)
+    loss = hybrid_loss(schedule, EPSILON, x0, t, noise, output, v)
+    torch.testing.assert_close(loss.mean(), simple.mean() + 0.001 * bound, rtol=1e-10, atol=0)
+    torch.testing.assert_close(hybrid_loss(schedule, EPSILON, x0, t, noise, output, v, share=0.0), simple)
+
+
+def fixed_small(schedule):
+    """beta~ at the steps 2..T."""
+    alpha_bar = schedule.alpha_bar
+    return (1 - alpha_bar[1:-1]) / (1 - alpha_bar[2:]) * schedule.betas[1:]
+
+
+def test_hybrid__learns_the_right_variance(generator):
+    """On N(0, s^2), with the best mean, the expected term is least where the variance is that of the true step back."""
+    schedule, s, count = Schedule(linear_betas(4, 0.05, 0.5)), 0.5, 40_000
+    denoise = GaussianMixture(schedule, torch.ones(1, dtype=F64), torch.zeros(1, 1, dtype=F64), number([s]))
+    for step in (2, 4):
+        t = torch.full((count,), float(step), dtype=F64)
+        x0 = s * normal(generator, count, 1)
+        x0_hat = denoise(forward_marginal(schedule, x0, t, normal(generator, count, 1)), t)
+        alpha_bar = schedule.alpha_bar
+        share = alpha_bar[step - 1].sqrt() * schedule.betas[step - 1] / (1 - alpha_bar[step])
+        left_over = s**2 * (1 - alpha_bar[step]) / (alpha_bar[step] * s**2 + 1 - alpha_bar[step])
+        small = fixed_small(schedule)[step - 2]
+        best = ((small + share**2 * left_over) / small).log() / (schedule.betas[step - 1] / small).log()
+        v = best.expand_as(x0).clone().requires_grad_()
+        terms = learned_vlb_term(schedule, x0, t, x0_hat, v, discretized=False)
+        (slope,) = torch.autograd.grad(terms.sum(), v)
+        assert abs(slope.mean()) < 4 * slope.std() / count**0.5
+        low, high = (learned_vlb_term(schedule, x0, t, x0_hat, (best + d).expand_as(x0)).mean() for d in (-0.3, 0.3))
+        assert min(low, high) > terms.mean()
 
 
 EPSILON, SIMPLE = Prediction("epsilon"), Weighting("simple")

@@ -137,20 +137,22 @@ def gaussian_kl(mean_0: Tensor, cov_0: Tensor, mean_1: Tensor, cov_1: Tensor) ->
     return 0.5 * (ratio.square().sum((-2, -1)) - mean_0.shape[-1] + offset.square().sum((-2, -1))) - log_ratio
 
 
-def isotropic_kl(squared_distance: Tensor, dims: int, variance_0: float, variance_1: float) -> Tensor:
+def isotropic_kl(squared_distance: Tensor, dims: int, variance_0: float | Tensor, variance_1: float | Tensor) -> Tensor:
     """``KL(N(mean_0, variance_0 I) || N(mean_1, variance_1 I))`` in nats, ``(B,)``. Eq. kl-mean.
 
     ``|mean_0 - mean_1|^2 / (2 variance_1) + D/2 (r - 1 - log r)`` with ``r = variance_0 / variance_1``. The constant is
     the cost of a wrong variance: in the bound 0 for beta~, and above 0 for beta. It is precise for r close to 1, too.
 
     Args:
-        squared_distance: ``(B,)``, ``|mean_0 - mean_1|^2``.
+        squared_distance: ``(B,)``, ``|mean_0 - mean_1|^2``; or ``(B, ...)`` element by element, with D = 1.
         dims: D.
+        variance_0, variance_1: numbers, or tensors that multiply it.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 8.
     """
     excess = (variance_0 - variance_1) / variance_1
-    return 0.5 * (squared_distance / variance_1 + dims * (excess - math.log1p(excess)))
+    log_ratio = excess.log1p() if isinstance(excess, Tensor) else math.log1p(excess)
+    return 0.5 * (squared_distance / variance_1 + dims * (excess - log_ratio))
 
 
 def discretized_gaussian_log_likelihood(x0: Tensor, mean: Tensor, std: float | Tensor) -> Tensor:
