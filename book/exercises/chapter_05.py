@@ -132,7 +132,7 @@ def one_ddim_step(answer: Function) -> None:
 
 @exercise
 def updates_until_forgotten(answer: Function) -> None:
-    for decay, left in ((0.999, 0.01), (0.9, 0.5), (0.5, 0.3), (0.99, 0.25)):
+    for decay, left in ((0.999, 0.01), (0.9, 0.5), (0.5, 0.3), (0.8, 0.1), (0.99, 0.25)):
         truth = math.floor(math.log(left) / math.log(decay)) + 1
         got, case = answer(decay, left), f"for decay = {decay} and left = {left}: "
         if got is ... or not hasattr(got, "__float__"):
