@@ -1,5 +1,7 @@
 """Checks of the exercises in chapter 5."""
 
+import math
+
 import torch
 
 from exercises import Function, Wrong, exercise, expect
@@ -30,6 +32,10 @@ def loss_of_zero(answer: Function) -> None:
         if not differs(got, wrong):
             raise Wrong(hint)
     expect(got, a.square() + sigma.square() * square, "expand (a noise - sigma x0)^2 and take the mean of each term")
+    got = answer(schedule, t[1:3], 1.5)
+    expect(
+        got, (a.square() + sigma.square() * 1.5)[1:3], "right for one mean_square and four times, but not for others"
+    )
 
 
 @exercise
@@ -118,3 +124,28 @@ def one_ddim_step(answer: Function) -> None:
             raise Wrong("at eta = 0.5: " + hint)
     expected = a_u * x0 + direction * noise + std * z
     expect(got, expected, "at eta = 0.5: compare the fresh noise with Eq. ddim-eta")
+    whole = s_u / s_t * (1 - a_t**2 / a_u**2) ** 0.5
+    expected = a_u * x0 + (s_u**2 - whole**2) ** 0.5 * noise + whole * z
+    expect(answer(x, x0, z, a_t, a_u, 1.0), expected, "right for eta = 0 and 0.5, but not for eta = 1")
+    expect(answer(x, x0, z, 0.3, 1.0, 0.7), x0, "the step to t = 0, where a_u is 1, must return the guess itself")
+
+
+@exercise
+def updates_until_forgotten(answer: Function) -> None:
+    for decay, left in ((0.999, 0.01), (0.9, 0.5), (0.5, 0.3), (0.8, 0.1), (0.99, 0.25)):
+        truth = math.floor(math.log(left) / math.log(decay)) + 1
+        got, case = answer(decay, left), f"for decay = {decay} and left = {left}: "
+        if got is ... or not hasattr(got, "__float__"):
+            expect(got, truth, "")
+        number = float(got)
+        if number == truth:
+            continue
+        if abs(number - math.log(left) / math.log(decay)) < 1e-6:
+            raise Wrong(case + "that is the exact crossing; a whole number of updates is due, the next above it")
+        if number == truth - 1:
+            raise Wrong(case + "after that many updates the share is still left or more: one update more is needed")
+        if abs(number - math.log(1 - left) / math.log(decay)) <= 1:
+            raise Wrong(case + "that is when the fraction left has been forgotten; it is to be what remains")
+        if abs(number - 1 / (1 - decay)) <= 1:
+            raise Wrong(case + "that is the mean age; after it a share of about 1/e = 0.37 is still there")
+        raise Wrong(case + f"{number:g} is not it: after n updates the share is decay^n; solve decay^n < left for n")

@@ -1,5 +1,7 @@
 """Checks of chapter 6."""
 
+import math
+
 import torch
 
 from exercises import Function, Wrong, exercise, expect, same
@@ -52,6 +54,7 @@ def guided_std(answer: Function) -> None:
     expect(got, truth, "Eq. cfg-gauss at r = 0 is d_c^(1 + w) d^(-w), and w = s - 1")
     expect(answer(d_c, d, 1.0), d_c, "right for s = 3, but at s = 1 it must be the class's own")
     expect(answer(d_c, d, 0.0), d, "right for s = 3, but at s = 0 the label is ignored: it must be that of all data")
+    expect(answer(0.2, 1.5, 1.7), 1.5 * (0.2 / 1.5) ** 1.7, "right for some numbers, but not for d_c = 0.2, d = 1.5")
 
 
 @exercise
@@ -61,7 +64,8 @@ def drop_labels(answer: Function) -> None:
     draws, probability = torch.rand(4000, generator=generator), 0.2
     before = labels.clone()
     got = answer(labels, draws, probability, 10)
-    dropped = draws < probability
+    low, high = draws < probability, draws > 1 - probability  # either end of the draws has the probability
+    dropped = high if same(got, torch.where(high, 10, labels)) else low
     if not torch.equal(labels, before):
         raise Wrong("it changed the labels that it was given; they are the data set's, so make new ones (torch.where)")
     if torch.is_tensor(got) and got.dtype == torch.bool and got.shape == labels.shape:
@@ -73,6 +77,7 @@ def drop_labels(answer: Function) -> None:
         (torch.where(dropped, 11, labels), "one too far: num_classes rows have the numbers 0 to num_classes - 1"),
         (torch.where(dropped, -1, labels), "-1 is no row of the table; the null class has the number num_classes"),
         (labels[~dropped], "pictures must not get lost: the labels are replaced, not removed"),
+        (labels[~high], "pictures must not get lost: the labels are replaced, not removed"),
     ]
     for value, hint in wrong:
         if same(got, value):
@@ -83,6 +88,39 @@ def drop_labels(answer: Function) -> None:
         share = (got == 10).double().mean().item()
         if abs(share - probability) > 0.05:
             raise Wrong(f"{share:.0%} of the labels became the null class, where {probability:.0%} should")
-    expect(got, torch.where(dropped, 10, labels), "where the draw is below the probability, the label is num_classes")
+    expect(
+        got, torch.where(dropped, 10, labels), "use the draws: where one is below the probability, replace the label"
+    )
+    if torch.is_tensor(got) and got.is_floating_point():
+        raise Wrong("labels are rows of a table, so they must stay whole numbers")
     expect(answer(labels[:5], draws[:5], 0.0, 10), labels[:5], "with the probability 0 no label may be replaced")
     expect(answer(labels[:5], draws[:5], 1.0, 3), 0 * labels[:5] + 3, "the null class is num_classes, not always 10")
+
+
+@exercise
+def cancelling_scale(answer: Function) -> None:
+    for good, worse, true in ((0.6, 0.8, 0.5), (1.2, 2.0, 1.0), (0.9, 0.8, 1.1)):
+        case = f"for {good}, {worse} and {true}: "
+        truth = math.log(true / worse) / math.log(good / worse)
+        got = answer(good, worse, true)
+        wrong = [
+            (truth - 1, "that is w; the scale is s = 1 + w"),
+            ((true - worse) / (good - worse), "standard deviations are not extrapolated along a line; take logarithms"),
+            (
+                (true**2 - worse**2) / (good**2 - worse**2),
+                "variances are not extrapolated along a line; take logarithms",
+            ),
+            (
+                math.log(true / good) / math.log(worse / good),
+                "the two networks are swapped: s = 0 is the worse one alone",
+            ),
+            (
+                good**1.5 * worse**-0.5,
+                "that is the spread at s = 1.5; asked for is the scale at which the spread is true",
+            ),
+            (1.0, "at s = 1 it is the good network alone, which errs"),
+        ]
+        for value, hint in wrong:
+            if same(got, value):
+                raise Wrong(case + hint)
+        expect(got, truth, case + "solve good^s worse^(1 - s) = true for s; the logarithm makes it linear in s")

@@ -1,5 +1,7 @@
 """Solutions of chapter 6."""
 
+import math
+
 import torch
 
 
@@ -16,3 +18,9 @@ def guided_std(class_std, all_std, guidance_scale):
 def drop_labels(labels, draws, probability, num_classes):
     # A uniform draw is below p with probability p. The null class is the row after the last class.
     return torch.where(draws < probability, num_classes, labels)
+
+
+def cancelling_scale(good_std, worse_std, true_std):
+    # Eq. cfg-gauss at r = 0, with s = 1 + w, is good^s worse^(1-s). Set it equal to true and take logarithms:
+    # s ln(good) + (1 - s) ln(worse) = ln(true), which is linear in s.
+    return math.log(true_std / worse_std) / math.log(good_std / worse_std)
