@@ -34,6 +34,7 @@ DERIVATION_ONLY = {
     "dsm",
     "cdf-invariant",
     "i-mmse",
+    "continuity",
 }
 """Labels of equations that prove or explain others, and are computed by no function."""
 

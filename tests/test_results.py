@@ -8,6 +8,7 @@ import pytest
 from fromnoise import results
 from fromnoise.cli import main
 from fromnoise.errors import UserError
+from fromnoise.results import page
 
 ROOT = Path(__file__).parents[1]
 PLAN = """
@@ -20,6 +21,8 @@ a-nll = "one --metrics nll"
 [few-steps]
 default = "one --n 5000"
 ancestral = "one --n 5000 --steps 250"
+[book]
+strong = "one --n 1000 --guidance 3"
 [curve]
 options = "one --n 1000"
 samplers = ["ddim", "heun"]
@@ -75,7 +78,9 @@ def prompts_metrics(names, value):
         return {"value": value, "details": {"standard_error": error, **details}}
 
     metrics = {
-        f"prompts_{kind}": measurement(value, 0.015625, true={"together": true, "standard_error": 0.5})
+        f"prompts_{kind}": measurement(
+            value, 0.015625, attributes={"digit": value, "place": 0.996}, true={"together": true, "standard_error": 0.5}
+        )
         for kind, true in (("seen", 0.9921875), ("unseen", 0.984375), ("two", 0.96875))
     }
     if "reconstruction" in names:
@@ -107,7 +112,7 @@ class Evaluate:
         Path(path).write_text(json.dumps(record(arguments)))
 
 
-ALL = ["a-nll", "a", "data-mix", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral"]
+ALL = ["a-nll", "a", "data-mix", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "strong"]
 ALL += ["scenes", "few", "theirs"]
 
 
@@ -143,61 +148,65 @@ def test_what_is_optional_may_be_missing(folder):
     assert results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]), say=said.append) == ["theirs"]
     assert said[-1] == "theirs is left out: it cannot be"
     results.rewrite(plan, folder, folder.parent / "README.md")
-    assert "google/other" not in (folder.parent / "README.md").read_text()
+    assert "google/other" not in (folder / results.PAGE).read_text()
+
+
+def written(folder, fail_at=("google/other",), remeasured=True):
+    """The README and the page with everything, after measuring."""
+    plan, readme = results.load_plan(folder), folder.parent / "README.md"
+    if remeasured:
+        results.remeasure(plan, folder, Evaluate(fail_at), say=lambda line: None)
+    results.rewrite(plan, folder, readme)
+    return readme.read_text(), (folder / results.PAGE).read_text()
 
 
 def test_models_of_scenes_have_a_table_of_their_own(folder):
-    plan, readme = results.load_plan(folder), folder.parent / "README.md"
-    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
-    results.rewrite(plan, folder, readme)
-    text = readme.read_text()
+    readme, page = written(folder)
     own = "| 25.00% ± 1.56% (99.22%) | 25.00% ± 1.56% (98.44%) | 25.00% ± 1.56% (96.88%) |"
     others = "93.75% ± 3.12% | 30.25 ± 0.12 dB | 80.50 ± 0.25 (81.75 and 12.50) |"
-    assert f"| `mini` | ddpm, 10 steps | 12 {own} {others}" in text
-    assert f"| `mini` | ddpm, 5 steps | 7 {own}  |  |  |" in text
-    assert "2,000 prompts of each kind" in text and "made of the\n10,000 test images of mnist" in text
-    assert "`fromnoise evaluate mini --n 2000 --metrics prompts,reconstruction,clip`" in text
+    assert f"| `mini` | ddpm, 10 steps | 12 {own} {others}" in page
+    assert f"| `mini` | ddpm, 5 steps | 7 {own}  |  |  |" in page
+    assert "2,000 prompts of each kind" in page and "made of the\n10,000 test images of mnist" in page
+    assert "`fromnoise evaluate mini --n 2000 --metrics prompts,reconstruction,clip`" in page
+    assert "| `mini` | ddpm, 10 steps | 12 | 25.0% ± 1.6% | 25.0% ± 1.6% | 25.0% ± 1.6% |" in readme
+    assert "Each by itself, for one digit (`mini`): digit 25.0%, place 99.6%." in readme
 
 
 def test_models_of_scenes_may_be_missing(folder):
     """Those that are there stand in the table; without any there is none."""
-    plan, readme = results.load_plan(folder), folder.parent / "README.md"
-    failing = Evaluate(fail_at=["scenes", "google/other"])
-    assert results.remeasure(plan, folder, failing, say=lambda line: None) == ["scenes", "theirs"]
-    results.rewrite(plan, folder, readme)
-    assert "ddpm, 5 steps" in readme.read_text() and "dB" not in readme.read_text()
+    readme, page = written(folder, ["scenes", "google/other"])
+    assert "ddpm, 5 steps" in readme and "ddpm, 5 steps" in page and "dB" not in page
     (folder / "few.json").unlink()
-    results.rewrite(plan, folder, readme)
-    assert "mini" not in readme.read_text() and "CLIP" not in readme.read_text()
+    readme, page = written(folder, remeasured=False)
+    assert "mini" not in readme + page and "CLIP" not in page
 
 
 def test_the_readme_is_rewritten_between_the_markers(folder):
-    plan, readme = results.load_plan(folder), folder.parent / "README.md"
-    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
-    for _ in range(2):  # the second time nothing changes
-        results.rewrite(plan, folder, readme)
-        text = readme.read_text()
-    assert text.startswith(f"# Title\n\nBefore.\n\n{results.BEGIN}\n") and text.endswith(f"{results.END}\n\nAfter.\n")
-    assert "old" not in text
-    how = "ddpm, 10 steps, guidance 1.5 between 0.5 and 5, evenly"
+    written(folder)
+    readme, page = written(folder, remeasured=False)  # the second time nothing changes
+    assert readme.startswith(f"# Title\n\nBefore.\n\n{results.BEGIN}\n")
+    assert readme.endswith(f"{results.END}\n\nAfter.\n") and "old" not in readme
+    how = "ddpm, 10 steps, guidance 1.5 between 0.5 and 5, each digit equally often"
+    assert f"| `one` | {how} | 12 | 25.00% | 0.2500 |" in readme
+    assert f"| `one` | {how.replace(', each digit equally often', '')} | 12 | 25.00% | 0.2500 |" in readme, "data's mix"
+    assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 |" in readme
+    assert "from the test images of mnist (training images: 0.100)" in readme
     row = f"| `one` | {how} | 12 | 25.00% | 0.2500 | 2.50 (1.25) | 0.250 | 0.250"
-    assert f"{row} | 1.25 ± 0.12 | 1.50 ± 0.12 |" in text
-    assert row.replace(", evenly", "").replace("2.50 (1.25)", "2.50") in text, "in the mix of the data"
-    assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 | 2.50 | 0.250 | 0.250 |  |  |" in text
-    assert "| Theirs | 3.17 | 3.75 | a paper |" in text
-    assert "as published and not measured here" in text
-    assert "in\n252 evaluations, it is 0.2500 (0.1250 and 0.3750), and\n25.00% (12.50% and 37.50%) are." in text
-    assert "`fromnoise evaluate one --n 10000`" in text
+    assert f"{row} | 1.25 ± 0.12 | 1.50 ± 0.12 |" in page
+    assert row.replace(", each digit equally often", "").replace("2.50 (1.25)", "2.50") in page, "in the data's mix"
+    assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 | 2.50 | 0.250 | 0.250 |  |  |" in page
+    assert "| Theirs | 3.17 | 3.75 | a paper |" in page
+    assert "as published and not measured here" in page
+    assert "in\n252 evaluations, it is 0.2500 (0.1250 and 0.3750), and\n25.00% (12.50% and 37.50%) are." in page
+    assert "`fromnoise evaluate one --n 10000`" in page and "`fromnoise evaluate one --n 1000 --guidance 3`" in page
     assert (folder / "quality.png").read_bytes().startswith(b"\x89PNG")
-    assert "(results/quality.png)" in text
+    assert "(quality.png)" in page
 
 
 def test_figures_come_from_the_files(folder):
-    plan, readme = results.load_plan(folder), folder.parent / "README.md"
-    results.remeasure(plan, folder, Evaluate(fail_at=["google/other"]))
+    written(folder)
     (folder / "a.json").write_text(json.dumps(record(["one"], value=0.9375)))
-    results.rewrite(plan, folder, readme)
-    assert "93.75% | 0.9375" in readme.read_text()
+    assert all("93.75% | 0.9375" in text for text in written(folder, remeasured=False))
 
 
 def spoil_all(folder, name, *keys):
@@ -274,13 +283,14 @@ def test_what_the_command_refuses(options, complaint, tmp_path, monkeypatch, cap
     assert complaint in capsys.readouterr().err
 
 
-def test_the_readme_says_what_was_measured():
-    """The committed README is what the committed measurements make of it."""
+def test_the_pages_say_what_was_measured():
+    """The committed README and page of results are what the committed measurements make of them."""
     folder = ROOT / "results"
     plan = results.load_plan(folder)
-    section = results.render(plan, results._read(plan, folder), "results/quality.png")
+    measured = results.read_measured(plan, folder)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"{results.BEGIN}\n\n{section}\n{results.END}" in text
+    assert f"{results.BEGIN}\n\n{page.short(plan, measured)}\n{results.END}" in text
+    assert (folder / results.PAGE).read_text(encoding="utf-8") == page.whole(plan, measured, results.PLOT)
     assert (folder / results.PLOT).exists()
 
 
@@ -288,6 +298,6 @@ def test_commands_are_those_of_the_plan():
     """No measurement was made with other options than the plan has now."""
     folder = ROOT / "results"
     plan = results.load_plan(folder)
-    for name, found in results._read(plan, folder).items():
+    for name, found in results.read_measured(plan, folder).items():
         words = ["fromnoise", "evaluate", *plan.measurements()[name], "--json", f"results/{name}.json"]
         assert found["command"].replace("'", "") == " ".join(words).replace("'", "")

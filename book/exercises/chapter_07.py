@@ -49,7 +49,7 @@ def guess_ahead(answer: Function) -> None:
 
 @exercise
 def added_std(answer: Function) -> None:
-    r, r_raised = 0.6, 1.0
+    r, r_raised = 0.7, 1.3
     got = answer(r, r_raised)
     wrong = [
         (r_raised - r, "variances of independent noises add up, not standard deviations"),
@@ -61,4 +61,5 @@ def added_std(answer: Function) -> None:
         if same(got, value):
             raise Wrong(hint)
     expect(got, math.sqrt(r_raised**2 - r**2), "r^2 plus the variance that is added must be r_raised^2")
-    expect(answer(1.5, 1.5), 0.0, "right for 0.6 and 1, but if the level stays as it is nothing is added")
+    expect(answer(1.5, 1.5), 0.0, "right for 0.7 and 1.3, but if the level stays as it is nothing is added")
+    expect(answer(0.0, 2.0), 2.0, "right for 0.7 and 1.3, but on a clean picture the whole level is added")

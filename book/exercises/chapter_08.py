@@ -84,7 +84,7 @@ def likeness_within(answer: Function) -> None:
 
 @exercise
 def covered_share(answer: Function) -> None:
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(7)
     points = torch.randn(9, 2, generator=generator, dtype=torch.float64)
     centres = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     radii = torch.tensor([0.3, 1.8, 0.6, 1.0, 0.4], dtype=torch.float64)
@@ -104,6 +104,14 @@ def covered_share(answer: Function) -> None:
             "the nearest centre is not enough: a point may lie outside its ball, and inside the larger one of another",
         ),
         (1 - share, "that is the share outside"),
+        (
+            (torch.cdist(points, centres, p=math.inf) <= radii).any(1).double().mean(),
+            "that asks each coordinate by itself, which makes cubes: take the distance, the root of the sum of squares",
+        ),
+        (
+            (torch.cdist(points, centres, p=1) <= radii).any(1).double().mean(),
+            "that sums the differences of the coordinates: take the distance, the root of the sum of squares",
+        ),
     ]
     for value, hint in wrong:
         if same(got, value):

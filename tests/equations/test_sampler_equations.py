@@ -1,4 +1,4 @@
-"""The samplers on data whose answer is known: equations ancestral to ddim-marginal, churn to dpmpp2m, edm-ode."""
+"""The samplers on data whose answer is known: equations ancestral to ddim-marginal, churn to dpmpp2m-sde, edm-ode."""
 
 import math
 from itertools import pairwise
@@ -13,7 +13,7 @@ from fromnoise.diffusion.exact import EmpiricalDenoiser, GaussianMixture, gaussi
 from fromnoise.diffusion.process import per_sample, posterior_variance
 from fromnoise.diffusion.samplers import Spacing, Time, Variance, ddim, ddim_std, ddpm, final, sampling_times
 from fromnoise.diffusion.schedules import Schedule, cosine_betas, karras_sigmas, linear_betas
-from fromnoise.diffusion.solvers import add_noise, dpmpp_2m, edm_ode, euler, exponential_step, heun
+from fromnoise.diffusion.solvers import add_noise, dpmpp_2m, dpmpp_2m_sde, edm_ode, euler, exponential_step, heun
 
 F64 = torch.float64
 
@@ -472,3 +472,62 @@ def test_dpmpp2m__order():
 
 def test_dpmpp2m__order_on_a_mixture():
     order_on_a_mixture("dpmpp-2m")
+
+
+def test_dpmpp2m_sde():
+    """Two steps in symbols, each with the noise of the same generator, and the last one, which adds none."""
+    schedule, x, first, second = example()
+    (a_2, s_2, _), (a_1, s_1, _), (a_0, s_0, _) = coefficients(schedule, 900, 650, 300)
+    lambdas = [math.log(a / s) for a, s in ((a_2, s_2), (a_1, s_1), (a_0, s_0))]
+    h_before, h = lambdas[1] - lambdas[0], lambdas[2] - lambdas[1]
+    z = torch.Generator().manual_seed(2)
+    z_1, z_0 = torch.randn(x.shape, generator=z).double(), torch.randn(x.shape, generator=z).double()
+    fresh = [math.sqrt(1 - math.exp(-2 * step)) for step in (h_before, h)]
+    middle = s_1 / s_2 * math.exp(-h_before) * x + a_1 * fresh[0] ** 2 * first + s_1 * fresh[0] * z_1
+    ahead = second + h / (2 * h_before) * (second - first)
+    expected = s_0 / s_1 * math.exp(-h) * middle + a_0 * fresh[1] ** 2 * ahead + s_0 * fresh[1] * z_0
+    denoise = Answers(schedule, first, second)
+    actual = final(dpmpp_2m_sde(denoise, x, [900.0, 650.0, 300.0], torch.Generator().manual_seed(2)))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(denoise.asked[1][0], middle, rtol=1e-9, atol=1e-12)
+    last = final(dpmpp_2m_sde(Answers(schedule, first, second), x, [900.0, 650.0, 0.0], torch.Generator()))
+    torch.testing.assert_close(last, second, rtol=1e-12, atol=0)
+
+
+def variance_error(sampler, steps, monkeypatch, variance=0.25, top=10.0, bottom=0.02):
+    """By how much the variance of the result on N(0, variance) is off, exactly, between two noise levels."""
+    schedule, drawn = Schedule(linear_betas()), []
+
+    def one_hot(x, generator):
+        drawn.append(None)
+        return torch.zeros_like(x).index_fill_(0, torch.tensor(len(drawn)), 1.0)
+
+    monkeypatch.setattr(samplers, "noise_like", one_hot)
+    levels = torch.logspace(math.log10(top), math.log10(bottom), steps + 1, dtype=F64)
+    times = schedule.time(levels)
+    spread = (schedule.alpha(times).square() * variance + schedule.sigma(times).square()).sqrt()
+    x = torch.zeros(steps + 1, 1, dtype=F64)  # row 0 follows the start, row n the noise of step n
+    x[0] = spread[0]
+    result = final(sampler(Gaussian(schedule, 0.0, variance), x, times.tolist(), torch.Generator()))
+    assert len(drawn) == steps
+    return result.square().sum().item() - spread[-1].square().item()
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(dpmpp_2m_sde, -2), (ddpm, -1)])
+def test_dpmpp2m_sde__order(sampler, order, monkeypatch):
+    """The error of the result's variance falls like 1/N^2, and like 1/N without the look ahead."""
+    errors = [variance_error(sampler, steps, monkeypatch) for steps in (80, 160, 320)]
+    for coarse, fine in pairwise(errors):
+        assert math.log2(fine / coarse) == pytest.approx(order, abs=0.05)
+
+
+def test_dpmpp2m_sde__keeps_marginals(within_four_sigma, generator):
+    """Monte Carlo on one image: every x_t on the way is distributed as the forward process makes it."""
+    schedule, image = Schedule(linear_betas(10, 0.02, 0.5)), torch.tensor([[0.7]], dtype=F64)
+    times = [10.0, 7.0, 3.0, 2.0, 1.0]
+    alpha, sigma = (f(torch.tensor(times, dtype=F64)) for f in (schedule.alpha, schedule.sigma))
+    x = alpha[0] * image + sigma[0] * torch.randn(50_000, 1, generator=generator, dtype=F64)
+    seen = path(dpmpp_2m_sde, EmpiricalDenoiser(schedule, image), x, times, generator)
+    for a, s, x in zip(alpha, sigma, seen, strict=True):
+        within_four_sigma(x, a * image[0])
+        within_four_sigma((x - a * image).square(), s.square())

@@ -1,4 +1,4 @@
-"""Diffusion in continuous time: equations sde, vp, ve, reverse-sde, pf-ode, gauss-flow and cdf-invariant."""
+"""Diffusion in continuous time: equations sde to pf-ode, continuity, gauss-flow and cdf-invariant."""
 
 import math
 from itertools import pairwise
@@ -174,6 +174,47 @@ def test_pf_ode__is_edm():
     score = (x0_hat - x) / sigma**2
     flow = probability_flow(drift, diffusion, score).subs(RATE, 2 * sigma)
     assert vanishes(flow - (x - x0_hat) / sigma)
+
+
+def test_continuity():
+    """SymPy: on two points +1 and -1, the mean of the noise carries the density of x_0 + r noise, and no other does."""
+    y = sp.symbols("y", real=True)
+    r = sp.symbols("r", positive=True)
+    density = sum(sp.exp(-((y - point) ** 2) / (2 * r**2)) for point in (1, -1)) / (2 * sp.sqrt(2 * sp.pi) * r)
+    velocity = (y - sp.tanh(y / r**2)) / r  # E[x_0 | y] of the two points
+    residual = sp.diff(density, r) + sp.diff(density * velocity, y)
+    assert sp.simplify(residual.rewrite(sp.exp)) == 0
+    wrong = residual.subs(sp.tanh(y / r**2), 0).doit()  # as if the mean picture were 0
+    assert abs(float(wrong.subs({y: 0.4, r: 0.5}))) > 0.1
+
+
+def test_continuity__any_path():
+    """SymPy: on a Gaussian, E[alpha' x_0 + sigma' noise | x] carries the density along any path alpha(t), sigma(t)."""
+    t, x, mean = sp.symbols("t x mu", real=True)
+    s = sp.symbols("s", positive=True)
+    alpha, sigma = (sp.Function(name, positive=True)(t) for name in ("alpha", "sigma"))
+    variance = alpha**2 * s**2 + sigma**2
+    density = sp.exp(-((x - alpha * mean) ** 2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
+    x0_hat = mean + alpha * s**2 / variance * (x - alpha * mean)
+    velocity = sp.diff(alpha, t) * x0_hat + sp.diff(sigma, t) * (x - alpha * x0_hat) / sigma
+    assert sp.simplify((sp.diff(density, t) + sp.diff(density * velocity, x)) / density) == 0
+
+
+def test_continuity__sampler(within_four_sigma):
+    """Monte Carlo: of noisy data of two heaps that `heun` moves along the mean to a lower noise level, the shares below
+    any place are those of data with that noise.
+    """
+    top, bottom = 99**0.5, 0.5
+    schedule = Schedule(torch.tensor([0.99], dtype=F64))  # sigma / alpha is top times the time
+    weights, means, stds = (torch.tensor(v, dtype=F64) for v in ([0.4, 0.6], [[-1.0], [0.8]], [0.3, 0.2]))
+    heaps, generator = GaussianMixture(schedule, weights, means, stds), torch.Generator().manual_seed(0)
+    start = heaps.sample(20_000, generator) + top * torch.randn(20_000, 1, generator=generator, dtype=F64)
+    times = (karras_sigmas(41, bottom, top) / top).clamp(max=1)
+    scale = schedule.alpha(times)
+    moved = final(heun(heaps, start * scale[0], times.tolist(), generator)) / scale[-1]
+    for place in (-1.5, -0.8, 0.0, 0.8, 1.4):
+        expected = weights @ torch.special.ndtr((place - means[:, 0]) / (stds**2 + bottom**2).sqrt())
+        within_four_sigma(moved < place, expected)
 
 
 def test_gauss_flow():

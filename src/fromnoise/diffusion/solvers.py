@@ -89,9 +89,9 @@ def dpmpp_2m(
 ) -> Iterator[Moment]:
     """DPM-Solver++(2M): DDIM with the x0_hat that the last two promise for the middle of the step. Eq. dpmpp2m.
 
-    ``sigma_u / sigma_t x - alpha_u (exp(-h) - 1) ((1 + 1/2r) x0_hat - 1/2r before)``, where h is the step in log-SNR
-    and ``r = h_before / h``. The first step and the one that ends at 0 are DDIM's. The denoiser is asked once a step,
-    and the error falls like 1/N^2.
+    ``sigma_u / sigma_t x - alpha_u (exp(-h) - 1) (x0_hat + h / (2 h_before) (x0_hat - before))``, where h is the step
+    in log-SNR. The first step and the one that ends at 0 are DDIM's. The denoiser is asked once a step, and the error
+    falls like 1/N^2.
 
     Source: Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
     """
@@ -109,7 +109,11 @@ def dpmpp_2m_sde(
 ) -> Iterator[Moment]:
     """DPM-Solver++(2M) with fresh noise: ancestral sampling, `samplers.ddpm`, with the x0_hat of `dpmpp_2m`.
 
-    Source: Lu et al. 2022 (arXiv 2211.01095), the SDE solver, as in k-diffusion and diffusers.
+    ``sigma_u / sigma_t exp(-h) x + alpha_u (1 - exp(-2h)) ahead + sigma_u sqrt(1 - exp(-2h)) z``, where h is the step
+    in log-SNR and ``ahead`` is x0_hat in the middle of the step, by `extrapolate`. Eq. dpmpp2m-sde. The first step and
+    the one that ends at 0 are those of `samplers.ddpm`. The error of the result's variance falls like 1/N^2.
+
+    Source: Lu et al. 2022 (arXiv 2211.01095), section 5 and appendix B, as in k-diffusion and diffusers.
     """
     before: tuple[Tensor, Tensor] | None = None
     for t, u in steps(denoise.schedule, times, x):
@@ -172,10 +176,9 @@ def exponential_step(x: Tensor, x0_hat: Tensor, t: Time, u: Time) -> Tensor:
 def extrapolate(x0_hat: Tensor, before: Tensor, h_before: Tensor, h: Tensor) -> Tensor:
     """Where x0_hat will be in the middle of the coming step, on a line through it and the one before, ``(B, ...)``.
 
-    ``(1 + 1/2r) x0_hat - 1/2r before`` with ``r = h_before / h``.
+    ``x0_hat + h / (2 h_before) (x0_hat - before)``.
 
     Args:
         h_before, h: the last and the coming step in log-SNR, shaped to multiply x0_hat.
     """
-    half = h / (2 * h_before)
-    return (1 + half) * x0_hat - half * before
+    return x0_hat + h / (2 * h_before) * (x0_hat - before)
