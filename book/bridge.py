@@ -37,11 +37,6 @@ DERIVATION_ONLY = {
 """Labels of equations that prove or explain others, and are computed by no function."""
 
 WITHOUT_CHAPTER = {
-    "vae-kl",
-    "scale",
-    "edge-error",
-    "psnr",
-    "ldm-loss",
     "cross-attn",
     "causal",
     "geglu",
