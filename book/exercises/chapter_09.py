@@ -29,20 +29,19 @@ def best_width(answer: Function) -> None:
 
 @exercise
 def sharpest_guess(answer: Function) -> None:
-    values = torch.tensor([0.9, -1.0, 0.1, -0.4])
-    probabilities = torch.tensor([0.15, 0.35, 0.2, 0.3])
+    values = torch.tensor([-0.4, 0.1, -1.0, 0.9, 0.5])
+    probabilities = torch.tensor([0.06, 0.05, 0.35, 0.2, 0.34])
     got = answer(values.clone(), probabilities.clone())
     wrong = [
         ((values * probabilities).sum(), "that is the mean, which is best for the squared error"),
         (values[probabilities.argmax()], "that is the most likely value; the median need not be"),
         (values.median(), "that is the median of the list; each value counts with its probability"),
-        (values.quantile(0.5), "that is the median of the list; each value counts with its probability"),
-        (torch.tensor(0.1), "you went through the values in the order in which they are given: sort them first"),
+        (torch.tensor(0.9), "you went through the values in the order in which they are given: sort them first"),
     ]
     for value, hint in wrong:
         if same(got, value):
             raise Wrong(hint)
-    expect(got, torch.tensor(-0.4), "sort the values, add up their probabilities, and stop where half is reached")
+    expect(got, torch.tensor(0.5), "sort the values, add up their probabilities, and stop where half is reached")
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         values = torch.randn(7, generator=generator)
@@ -68,4 +67,4 @@ def unscaled_snr(answer: Function) -> None:
         if same(got, value):
             raise Wrong(hint)
     expect(got, truth, "the latent's part of z_t is a_t z, the noise's is sigma_t epsilon: divide their variances")
-    expect(answer(torch.tensor(0.2), 1.0), torch.tensor(0.25), "right for one case, but not for a standard deviation of 1")
+    expect(answer(torch.tensor(0.2), 1.0), torch.tensor(0.25), "right for one case, but not for latents of variance 1")

@@ -51,7 +51,7 @@ def causal_weights(answer: Function) -> None:
         (plain, "there is no mask yet: each token sees those after it, too"),
         (plain.tril(), "the rows no longer sum to 1: mask the scores before the softmax, not the weights after it"),
         (torch.softmax(scores.tril(), dim=1), "a score of 0 is no mask, for exp(0) is 1; put minus infinity there"),
-        (torch.softmax(scores.masked_fill(later.T, -torch.inf), dim=1), "the wrong half: that sees only what comes later"),
+        (torch.softmax(scores.masked_fill(later.T, -torch.inf), dim=1), "the wrong half: that sees what comes later"),
         (torch.softmax(scores.masked_fill(later, -torch.inf), dim=0), "the softmax is over the columns j of each row"),
     ]
     for value, hint in wrong:
