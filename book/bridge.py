@@ -39,19 +39,9 @@ DERIVATION_ONLY = {
 """Labels of equations that prove or explain others, and are computed by no function."""
 
 WITHOUT_CHAPTER = {
-    "vae-kl",
-    "scale",
-    "edge-error",
-    "psnr",
-    "ldm-loss",
-    "cross-attn",
-    "causal",
-    "geglu",
-    "infonce",
     "img2img",
     "inpaint",
     "negative",
-    "clip-score",
 }
 """Labels of equations whose chapter is still to be written: each leaves this set when a chapter prints it."""
 
