@@ -46,9 +46,6 @@ WITHOUT_CHAPTER = {
     "causal",
     "geglu",
     "infonce",
-    "img2img",
-    "inpaint",
-    "negative",
     "clip-score",
 }
 """Labels of equations whose chapter is still to be written: each leaves this set when a chapter prints it."""
