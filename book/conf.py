@@ -50,8 +50,13 @@ NUMBERS = {
 
 
 def adapt(app: Sphinx, document: str, source: list[str]) -> None:
-    """Folds a notebook's imports away, and makes links of what it says of equations and tests."""
+    """Folds a notebook's imports away, and makes links of what it says of equations and tests.
+
+    On the pages to look things up, "chapter 7" becomes a link.
+    """
     if app.env.doc2path(document).suffix != ".ipynb":
+        if document in ("index", "glossary", "references"):
+            source[0] = with_chapters_linked(source[0])
         return
     notebook = nbformat.reads(source[0], 4)
     for cell in notebook.cells:
@@ -70,6 +75,16 @@ def linked(text: str) -> str:
     text = re.sub(r"\[(test_\w+)\]\(\.\./tests/equations/\w+\.py\)", r"[`\1`](#proof-\1)", text)
     return re.sub(
         r"Eq\.\s`([a-z0-9-]+)`", lambda found: f"{{eq}}`{found[1]}`" if found[1] in NUMBERS else found[0], text
+    )
+
+
+def with_chapters_linked(text: str) -> str:
+    """The text with links in place of "chapter 7" and of "Chapter 7", where there is such a chapter."""
+    places = {str(int(chapter.stem[:2])): chapter.stem for chapter in chapters()}
+    return re.sub(
+        r"(?<!\[)\b[Cc]hapter (\d+)\b",
+        lambda found: f"[{found[0]}]({places[found[1]]}.ipynb)" if found[1] in places else found[0],
+        text,
     )
 
 
