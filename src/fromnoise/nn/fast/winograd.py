@@ -16,7 +16,7 @@ from fromnoise.nn.fast.kernels import call, library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 8  # channels of both sides come in multiples of these
-WIDE = 128  # channels of both sides from which on it is used
+LARGE = 3e9  # multiplications of the formula, from which on it is used: Stable Diffusion's, and none of digits
 ROOM = 2**24  # floats that the weights of a block of channels may take, and the features of a group of tiles
 
 
@@ -35,18 +35,19 @@ def tile_for(x: Tensor, weight: Tensor, bias: Tensor | None, scale: int = 1) -> 
     Large tiles save more multiplications, but make more weights of each: 4 times as many numbers instead of 1.8. That
     pays where there are enough positions to use them for.
     """
+    positions = len(x) * scale**2 * x.shape[2] * x.shape[3]
     ours = (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and bias is not None
-        and not torch.is_grad_enabled()
-        and min(weight.shape[:2]) >= WIDE
-        and weight.shape[0] % LANES == weight.shape[1] % LANES == 0
         and weight.shape[2:] == (3, 3)
+        and weight.shape[0] % LANES == weight.shape[1] % LANES == 0
+        and weight.numel() * positions >= LARGE
         and all(value.is_contiguous(memory_format=torch.channels_last) for value in (x, weight))
         and library(SOURCE) is not None
     )
-    positions = len(x) * scale**2 * x.shape[2] * x.shape[3]
     return 0 if not ours or positions < 512 else 2 if positions < 2048 else 4
 
 
