@@ -1,7 +1,8 @@
-"""Convolution, with a fast gradient of the weights for bf16 channels-last features on some CPUs.
+"""Convolution, with a fast gradient of the weights for bf16 channels-last features on some CPUs, and a fast value in fp32.
 
 On processors with AVX-512 but without AMX, PyTorch finds that gradient by an older kernel than the rest, and the one of
 a transposed convolution at half the speed. There `convolution.cpp` finds it.
+Wide 3x3 convolutions in fp32 that need no gradient are those of `winograd.py`.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fromnoise.nn.fast.kernels import call, library
+from fromnoise.nn.fast.winograd import tile_for, winograd
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE, NARROW = 32, 8  # channels of the two sides come in multiples of these, the kernel's blocks
@@ -31,7 +33,10 @@ def formula(
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, transposed: bool = False
 ) -> Tensor:
-    """The formula; where the kernel is the faster one, its gradient of the weights is the kernel's."""
+    """The formula; where a kernel is the faster one, its value or its gradient of the weights is the kernel's."""
+    if (stride, padding, transposed) == (1, 1, False) and (tile := tile_for(x, weight, bias)) and bias is not None:
+        found: Tensor = winograd(x, weight, bias, tile)
+        return found
     ours = (
         DOT_PRODUCTS
         and not MATRICES
