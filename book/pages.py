@@ -4,9 +4,9 @@ python book/pages.py NN-name...    prints how many minutes a chapter takes to re
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
-import sys
 from pathlib import Path
 
 from bridge import DERIVATION_ONLY, chapters, equations, functions, proofs
