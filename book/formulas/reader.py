@@ -16,7 +16,7 @@ import torch
 from formulas import values
 from formulas.cursor import Cursor
 from formulas.latex import DECORATIONS, Tokens, group, split, text, tokens
-from formulas.values import Average, Depends, Family, FormulaError, NoSuchIndex
+from formulas.values import Average, Depends, Divergence, Family, FormulaError, NoSuchIndex
 
 Scope = Mapping[Tokens, Any]
 Rule = Callable[[Scope], Any]
@@ -138,6 +138,8 @@ class Reader(Cursor):
         thing = self.known[name]
         if isinstance(thing, Average):
             return self.expectation(name)
+        if isinstance(thing, Divergence):
+            return self.divergence(tokens(thing.by))
         if callable(thing):
             return self.called(lambda scope: scope[name])
         return lambda scope: settled(scope[name], scope)
@@ -202,6 +204,8 @@ class Reader(Cursor):
         exponent = self.inside(self.argument_tokens()) if self.take("^") else None
         if name == r"\mathrm{softmax}" and self.take("_"):  # softmax_i(...)
             rule = self.softmax_over(self.argument_tokens())
+        elif name == r"\log" and self.take("_"):
+            rule = two(lambda base, x: x.log() / base.log(), self.inside(self.argument_tokens()), self.factor())
         elif self.peek() == "(":
             arguments = self.arguments()
             rule = lambda scope: FUNCTIONS[name](*(argument(scope) for argument in arguments))  # noqa: E731
@@ -235,6 +239,15 @@ class Reader(Cursor):
 
         return mean
 
+    def divergence(self, by: Tokens) -> Rule:
+        body = self.factor()
+
+        def total(scope: Scope) -> Any:
+            slopes = torch.autograd.functional.jacobian(lambda x: body({**scope, by: x}).flatten(), scope[by].flatten())
+            return torch.trace(slopes)
+
+        return total
+
     # Tools.
 
     def argument(self) -> Rule:
@@ -255,7 +268,8 @@ def settled(thing: Any, scope: Scope) -> Any:
 
 
 def _determinant(a: Any) -> Any:
-    return torch.det(a) if a.ndim else a.abs()
+    """Of a square matrix; of a number, and of a picture that is not square, the absolute value."""
+    return torch.det(a) if a.ndim and a.shape[0] == a.shape[1] else a.abs()
 
 
 def _elementwise(a: Any, b: Any) -> Any:

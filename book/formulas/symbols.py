@@ -27,13 +27,13 @@ _COMMON = r"""
     \leftarrow \odot \cdot \ge \le \ne \approx \to \dots \quad \\ \partial \pi \infty e \begin{cases} \end{cases}
 """
 _INDICES, _ELEMENTARY = set(_INDEX.split()), set(_COMMON.split())
-_COUNTING = {"i", "j", "k", "l", "n"}  # as an index; elsewhere they need a row
+_COUNTING = {"i", "j", "k", "l", "n"}  # where they are an index
 _OVER = {"E", r"\nabla", r"\mathrm{softmax}"}
 
 
 def symbols(formula: Tokens) -> list[str]:
-    """The symbols of a formula, in order, each once. Indices that a sum binds are not among them."""
-    bound = _bound(formula)
+    """The symbols of a formula, in order, each once. Indices that count, or that a sum binds, are not among them."""
+    bound = _bound(formula) | (_COUNTING & _below(formula))
     found = dict.fromkeys(name for name in _symbols(formula) if name not in bound)
     return list(found)
 
@@ -70,6 +70,8 @@ def _symbols(formula: Tokens) -> Iterator[str]:
 def _is_letter(token: str) -> bool:
     if token in _ELEMENTARY or token in DECORATIONS or token.startswith(r"\text"):
         return False
+    if re.fullmatch(r"\\mathrm\{[a-z]{3,}\}", token):
+        return False  # a function by its name
     return token.isalpha() or (len(token) > 1 and token.startswith("\\"))
 
 
@@ -90,6 +92,12 @@ def _bound(formula: Tokens) -> set[str]:
             before_bound = below[: below.index("=")] if "=" in below else below
             found |= {one for one in before_bound if one.isalpha()}
     return found
+
+
+def _below(formula: Tokens) -> set[str]:
+    """What stands in indices."""
+    spans = ((place + 1, group(formula, place + 1)) for place, token in enumerate(formula) if token == "_")
+    return {token for start, end in spans for token in formula[start:end]}
 
 
 def table(chapter: str) -> set[str]:

@@ -60,6 +60,13 @@ class Average:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """The sum of the slopes of what follows, each number of it by the same number of this symbol."""
+
+    by: str
+
+
+@dataclass(frozen=True)
 class Law:
     """A normal distribution: mean, number or ``(D, 1)``; covariance, a number or ``(D, D)``."""
 

@@ -3,6 +3,32 @@
 A new formula needs one generator here, named like its label. See `formulas.check`.
 """
 
-from formulas.entries import bounds, forward, guidance, metrics, networks, posterior, sampling, score, solvers
+from formulas.entries import (
+    bounds,
+    editing,
+    forward,
+    guidance,
+    latents,
+    metrics,
+    networks,
+    posterior,
+    sampling,
+    score,
+    solvers,
+    words,
+)
 
-__all__ = ["bounds", "forward", "guidance", "metrics", "networks", "posterior", "sampling", "score", "solvers"]
+__all__ = [
+    "bounds",
+    "editing",
+    "forward",
+    "guidance",
+    "latents",
+    "metrics",
+    "networks",
+    "posterior",
+    "sampling",
+    "score",
+    "solvers",
+    "words",
+]

@@ -215,12 +215,41 @@ def l_simple(draw: Draws) -> Iterator[Case]:
     for t in (1, 4, 7):
         x0, noise = draw.normal(1, 3), draw.normal(1, 3)
         output = network(process.forward_marginal(SCHEDULE, x0, at(t), noise), at(t))
-        errors.append(3 * losses.squared_error(output, noise))
+        errors.append(losses.squared_error(output, noise))
         cases.append({"t": t, "x_": Family({0: x0}), r"\epsilon": noise})
     yield noising(1) | {
         r"L_{\text{simple}}": torch.cat(errors).mean(),
         r"\epsilon_\theta": network,
+        "D": 3,
         r"\mathbb{E}_{x_0,t,\epsilon}": Average.over(cases),
+    }
+
+
+@printed()
+def hybrid(draw: Draws) -> Iterator[Case]:
+    for t in (1, 2, 6):
+        x0, noise, output, mixed = draw.normal(1, 3), draw.normal(1, 3), draw.normal(1, 3), draw.uniform(0.2, 0.8, 1, 3)
+        x_t = process.forward_marginal(SCHEDULE, x0, at(t), noise)
+        guess = parameterization.x0_from_noise(x_t, output, SCHEDULE.alpha(at(t)), SCHEDULE.sigma(at(t)))
+        term = losses.learned_vlb_term(SCHEDULE, x0, at(t), guess, mixed, discretized=False)
+        yield {
+            r"L_{\text{hybrid}}": losses.hybrid_loss(
+                SCHEDULE, Prediction.NOISE, x0, at(t), noise, output, mixed, discretized=False
+            ),
+            r"L_{\text{simple}}": losses.squared_error(output, noise),
+            r"L_{\text{vlb}}": SCHEDULE.num_timesteps * term,
+        }
+
+
+@printed()
+def monotone_elbo(draw: Draws) -> Iterator[Case]:
+    last = 6
+    weights, terms = draw.uniform(0.1, 1, last - 1).sort().values, draw.uniform(0.1, 2, last - 1)
+    yield {
+        "T": last,
+        r"\omega_": Family({1: torch.zeros(())} | dict(enumerate(weights, start=2))),
+        "L_": Family(dict(enumerate(terms, start=1))),
+        "value": losses.monotone_bound(weights, terms[None]),
     }
 
 

@@ -1,5 +1,6 @@
 """Chapter 6: guidance, and what chapter 7 adds to it."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -35,17 +36,18 @@ def cfg_gauss(draw: Draws) -> Iterator[Case]:
         without, with_it = (gaussian_denoiser(y, one, level, 0 * one, one * std**2) for std in (any_digit, told))
         return solvers.edm_ode(y, guidance.guide(without, with_it, 1 + w), level)
 
-    y, r, step = torch.tensor(1.3, dtype=F64), 0.3, 0.01
-    values = {r: y}
-    for count in range(1, 221):
-        k1 = slope(y, r)
-        k2 = slope(y + step / 2 * k1, r + step / 2)
-        k3 = slope(y + step / 2 * k2, r + step / 2)
-        y = y + step / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + step * k3, r + step))
-        r = 0.3 + count * step
-        values[r] = y
-    for r in list(values)[::55]:
-        yield {"y(r)": values[r], "r": r, "d_c": told, "d": any_digit, "w": w}
+    noise = torch.tensor(1.3, dtype=F64)
+    top, steps = math.log(1e4), 400
+    y, step, curve = noise * 1e4, -(math.log(1e4) + 1) / steps, []
+    for count in range(steps):  # in the logarithm of r, from so much noise that y is the noise times r
+        low, middle, high = (math.exp(top + (count + part) * step) for part in (0, 0.5, 1))
+        k1 = low * slope(y, low)
+        k2 = middle * slope(y + step / 2 * k1, middle)
+        k3 = middle * slope(y + step / 2 * k2, middle)
+        y = y + step / 6 * (k1 + 2 * k2 + 2 * k3 + high * slope(y + step * k3, high))
+        curve.append((high, y))
+    for r, y in curve[299::50]:
+        yield {"y(r)": y, "r": r, "d_c": told, "d": any_digit, "w": w, r"\epsilon": noise}
 
 
 @printed()

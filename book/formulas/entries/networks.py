@@ -45,5 +45,5 @@ def ema(draw: Draws) -> Iterator[Case]:
     before, after, decay = draw.normal(3), draw.normal(3), 0.15  # less than the first update's least decay
     average = averaging.EMA([before], decay)
     average.update([after])
-    names = r"\theta_{\text{ema}}'", r"\theta_{\text{ema}}", r"\theta'", r"\beta"
+    names = r"\theta_{\text{ema}}'", r"\theta_{\text{ema}}", r"\theta'", r"\delta"
     yield dict(zip(names, (average.shadow[0], before, after, decay), strict=True))

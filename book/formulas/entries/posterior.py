@@ -73,6 +73,25 @@ def reverse_mixture(draw: Draws) -> Iterator[Case]:
 
 
 @printed()
+def reverse_mean(draw: Draws) -> Iterator[Case]:
+    """Of normal data, for which the mean of x_{t-1} is a regression line as well."""
+    mean, variance = column(0.3), column(0.6)
+    for t in (3, 6):
+        x_t = draw.normal(1)
+        own, own_var = SCHEDULE.alpha(at(t - 1)) * mean, _noisy_variance(t - 1, variance)
+        slope = own_var * (1 - SCHEDULE.betas[t - 1]).sqrt() / _noisy_variance(t, variance)
+        yield noising(t) | {
+            "E[x_{t-1}|x_t]": own + slope * (x_t - SCHEDULE.alpha(at(t)) * mean),
+            r"\hat x_0": of_normal_data(t, x_t, mean, variance)[0],
+            "x_": Family({t: x_t}),
+        }
+
+
+def _noisy_variance(t: int, variance: Tensor) -> Tensor:
+    return SCHEDULE.alpha(at(t)) ** 2 * variance + SCHEDULE.sigma(at(t)) ** 2
+
+
+@printed()
 def reverse_var(draw: Draws) -> Iterator[Case]:
     for t in (2, 6):
         known = draw.uniform(0.1, 0.9, 1)
@@ -88,7 +107,7 @@ def learned_var(draw: Draws) -> Iterator[Case]:
     for t in (2, 6):
         v, lower = draw.uniform(0.2, 0.8, 1), process.posterior_variance(SCHEDULE, at(t - 1), at(t))
         learned = process.learned_variance(v, SCHEDULE.betas[t - 1 : t], lower)
-        yield noising(t) | {r"\Sigma_\theta": learned, "v": v, r"\tilde\beta_t": lower}
+        yield noising(t) | {r"\Sigma_\theta": learned, r"\kappa": v, r"\tilde\beta_t": lower}
 
 
 @printed(1e-7)
@@ -120,9 +139,9 @@ def gmm_score(draw: Draws) -> Iterator[Case]:
             r"\nabla_x\log q_t(x)": score.flatten(),
             "x": x.flatten(),
             "over k": range(1, 4),
-            "r_": _counted(share),
-            "m_": _counted(means),
-            "v_": _counted(noisy),
+            r"\rho_": _counted(share),
+            r"\mu_": _counted(means),
+            r"\tau_": _counted(noisy.sqrt()),
         }
 
 

@@ -1,5 +1,6 @@
 """Chapter 7: scores, stochastic and ordinary differential equations, and flows."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,9 +10,9 @@ from formulas.check import Case, printed
 from formulas.draws import F64, Draws
 from formulas.entries.bounds import hermite, network
 from formulas.entries.posterior import mixture
-from formulas.values import Average, Family
+from formulas.values import Average, Divergence, Family
 from formulas.vocabulary import SCHEDULE, at, column, noising
-from fromnoise.diffusion import exact, losses, parameterization, process, schedules, score
+from fromnoise.diffusion import exact, losses, parameterization, process, schedules, score, solvers
 from fromnoise.diffusion import sde as equations
 
 
@@ -133,16 +134,43 @@ def cdf_invariant(draw: Draws) -> Iterator[Case]:
 
     for r in (0.5, 1.7):
         yield {
-            "F_r": lambda y, r=r: below(r).cdf(y),
+            "F_r": below(r).cdf,
+            "F_{r_0}": below(start).cdf,
             "y(r)": exact.gaussian_flow(y, start, r, mean, std),
-            r"\text{constant}": below(start).cdf(y),
+            "y(r_0)": y,
+        }
+
+
+@printed()
+def continuity(draw: Draws) -> Iterator[Case]:
+    """Of three heaps in the plane, whose density and mean directions are known at every noise level."""
+    weights, means, variances = mixture(draw)
+
+    def density(y: Tensor, r: Tensor) -> Tensor:
+        noisy = variances + r**2  # (K,)
+        parts = torch.exp(-(y - means).square().sum(1) / (2 * noisy)) / (2 * math.pi * noisy)
+        return (weights * parts).sum()
+
+    def direction(y: Tensor, r: Tensor) -> Tensor:
+        gradient = exact.mixture_score(y[None], weights, means, variances + r**2)
+        one = torch.ones((), dtype=F64)
+        return solvers.edm_ode(y, score.x0_from_score(y[None], gradient, one, r)[0], r)
+
+    for level in (0.4, 1.1):
+        y, r = draw.normal(2), torch.tensor(level, dtype=F64)
+        yield {
+            r"\frac{\partial q_r(y)}{\partial r}": torch.autograd.functional.jacobian(lambda r, y=y: density(y, r), r),
+            r"\nabla\cdot": Divergence("y"),
+            "q_r": lambda y, r=r: density(y.flatten(), r),
+            "u_r": lambda y, r=r: direction(y.flatten(), r),
+            "y": y,
         }
 
 
 @printed()
 def edm_weight(draw: Draws) -> Iterator[Case]:
     level, std = draw.uniform(0.3, 3, 1), 0.6
-    yield {r"\lambda(r)": losses.edm_weight(level, std), "r": level, "s": std}
+    yield {"w(r)": losses.edm_weight(level, std), "r": level, "s": std}
 
 
 @printed()

@@ -89,19 +89,29 @@ def exp_int(draw: Draws) -> Iterator[Case]:
         yield noising(t, u) | {"x_": Family({t: x, u: end}), r"\hat x_0(\lambda)": guess}
 
 
-@printed()
-def dpmpp2m(draw: Draws) -> Iterator[Case]:
+def _two_steps(draw: Draws, solver: str) -> Iterator[Case]:
     for before, t, u in ((7, 5, 2), (8, 7, 3)):
-        x = draw.normal(1, 3)
-        first, second = solvers.dpmpp_2m(Some(), x, [before, t, u], seeded())
-        h_before, h = (SCHEDULE.log_snr(at(b)) - SCHEDULE.log_snr(at(a)) for a, b in ((before, t), (t, u)))
+        x, noises = draw.normal(1, 3), seeded()
+        first, second = getattr(solvers, solver)(Some(), x, [before, t, u], seeded())
+        process.noise_like(x, noises)  # that of the first step
         yield noising(t, u) | {
             "x_": Family({t: first.x, u: second.x}),
-            r"\hat x_0^{\text{now}}": Some()(first.x, at(t)),
-            r"\hat x_0^{\text{before}}": Some()(x, at(before)),
-            "h": h,
-            "r": h_before / h,
+            r"\hat x_0": Some()(first.x, at(t)),
+            r"\hat x_0'": Some()(x, at(before)),
+            "h": SCHEDULE.log_snr(at(u)) - SCHEDULE.log_snr(at(t)),
+            "h'": SCHEDULE.log_snr(at(t)) - SCHEDULE.log_snr(at(before)),
+            "z": process.noise_like(x, noises),
         }
+
+
+@printed()
+def dpmpp2m(draw: Draws) -> Iterator[Case]:
+    yield from _two_steps(draw, "dpmpp_2m")
+
+
+@printed()
+def dpmpp2m_sde(draw: Draws) -> Iterator[Case]:
+    yield from _two_steps(draw, "dpmpp_2m_sde")
 
 
 @printed()
@@ -146,8 +156,8 @@ def _added(x: Tensor, t: Tensor) -> Samples:
 def precond(draw: Draws) -> Iterator[Case]:
     y, t, std = draw.normal(1, 3), at(4), 0.6
 
-    def network(x: Tensor, level: Tensor | None = None) -> Tensor:
-        return torch.cos(x * 2.1)
+    def network(x: Tensor, level: Tensor) -> Tensor:
+        return torch.cos(x * 2.1) + level
 
     level = SCHEDULE.noise_to_signal(t)
     skip, out, into = parameterization.edm_coefficients(level, std)
@@ -155,6 +165,7 @@ def precond(draw: Draws) -> Iterator[Case]:
     yield {
         r"\hat x_0(y, r)": denoise(SCHEDULE.alpha(t) * y, t),
         "y": y,
+        "r": level,
         "F": network,
         r"c_{\text{skip}}": skip,
         r"c_{\text{out}}": out,
