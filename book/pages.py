@@ -72,15 +72,19 @@ def misprints(counts: list[plant.Count]) -> str:
     """How the printed formulas are checked, and how many planted misprints that catches."""
     how = Counter(ENTRIES[count.label].how for count in counts)
     planted, caught = sum(count.planted for count in counts), sum(count.caught for count in counts)
-    kinds = ", ".join(f"{sum(count.kinds[kind] for count in counts)} of a {kind}" for kind in plant.KINDS)
-    return (
-        f"What is printed is checked, too. Of the {len(counts)} formulas, {how['parsed']} are parsed: a program reads"
-        " the LaTeX, computes it in numbers, and compares it with what the function computes. The other"
-        f" {how['transcribed']} are transcribed: the formula is written again in Python beside the LaTeX, and compared"
-        " with the function in numbers, and the print may not change without it. The column *print* says which, and how"
-        " many of the misprints that a script plants in the formula, one at a time, the check catches:"
-        f" {caught:,} of {planted:,} in all ({kinds})."
+    kinds = ", ".join(
+        f"{sum(count.kinds[kind] for count in counts)} of {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        for kind in plant.KINDS
     )
+    sentences = [
+        f"What is printed is checked, too. Of the {len(counts)} formulas, {how['parsed']} are parsed: a program reads"
+        " the LaTeX, computes it in numbers, and compares it with what the function computes.",
+        f"The other {how['transcribed']} are transcribed: the formula is written again in Python beside the LaTeX and"
+        " compared with the function in numbers, and the print may not change without it.",
+        "The column *print* says which, and how many of the misprints that a script plants in the formula, one at a"
+        f" time, the check catches: {caught:,} of {planted:,} in all ({kinds}).",
+    ]
+    return " ".join(sentences if how["transcribed"] else sentences[::2])
 
 
 def proof_pages() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What the chapters print is what the functions compute, symbol by symbol, and a misprint is caught."""
 
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -57,6 +58,8 @@ def test_the_page_of_equations_says_what_is_caught():
     assert planted > 20
     assert "Of the 2 formulas, 2 are parsed" in pages.misprints(counts)
     assert f" {planted} of {planted} in all" in pages.misprints(counts)
+    one_missed = plant.Count("snr", Counter(sign=7, index=2), [plant.Mistake("sign", ("x",))], 0)
+    assert "8 of 9 in all (7 of a sign, 2 of a index" in pages.misprints([one_missed]).replace("an index", "a index")
 
 
 MISPRINTS = [
@@ -69,7 +72,7 @@ MISPRINTS = [
     ("snr", r"\frac{a_t^2}{\sigma_t^2}", r"\frac{\sigma_t^2}{a_t^2}"),
     ("cosine", "0.008", "0.009"),
     ("cosine", r"\min", r"\max"),
-    ("gmm-score", "a_t m_k - x", "x - a_t m_k"),
+    ("gmm-score", r"a_t \mu_k - x", r"x - a_t \mu_k"),
     ("sinusoid", r"\cos(", r"\sin("),
     ("karras", r"\rho = 7", r"\rho = 6"),
     ("interval", r"\le r_", r"< r_"),
@@ -115,6 +118,13 @@ def test_a_wrong_function_is_caught(monkeypatch):
         (r"y = a + \sum_{k=0}^{2} b_k", "nothing of index 0"),
         (r"y = a + b_1 + b_2 \quad k = 1, \dots, 2", None),
         (r"y = a + b_1 + b_2 \quad k = 1, \dots, 3", "goes over something else"),
+        (r"y = a + \log_{10} 10^{2 b}", None),
+        (r"y = a + \log_2 10^{2 b}", "is not"),
+        (r"y = a + |-2 b|", None),
+        (r"y \ge a", None),
+        (r"y \le a", "is not true"),
+        (r"y > a", None),
+        (r"y < a", "is false"),
     ],
 )
 def test_how_a_formula_is_read(monkeypatch, latex, said):
