@@ -29,12 +29,12 @@ def noising(t: int, u: int | None = None, schedule: Schedule = SCHEDULE) -> dict
         "t": t,
         "T": schedule.num_timesteps,
         "I": 1.0,
-    } | _tables(schedule)
+    } | tables(schedule)
     return case if u is None else case | {"u": u}
 
 
 @cache
-def _tables(schedule: Schedule) -> dict[str, Any]:
+def tables(schedule: Schedule) -> dict[str, Any]:
     """What has a time as its index, by its letter."""
     times = torch.arange(schedule.num_timesteps + 1, dtype=F64)
     from_0 = {

@@ -76,19 +76,20 @@ def forward_cov(draw: Draws) -> Iterator[Case]:
         yield noising(t, u) | {r"\mathrm{Cov}(x_u,x_t|x_0)": (of_u * of_t).sum()}
 
 
-def _betas(betas: torch.Tensor) -> Iterator[Case]:
-    for t in range(1, len(betas) + 1):
-        yield {"t": t, "T": len(betas), r"\beta_": Family({k + 1: beta for k, beta in enumerate(betas)})}
+def _betas(betas: torch.Tensor, first: float, last: float) -> Iterator[Case]:
+    for t in range(2, len(betas)):
+        table = dict(enumerate(betas, start=1)) | {1: first, len(betas): last}
+        yield {"t": t, "T": len(betas), r"\beta_": Family(table)}
 
 
 @printed()
 def linear(draw: Draws) -> Iterator[Case]:
-    yield from _betas(schedules.linear_betas(7, 0.02, 0.31))
+    yield from _betas(schedules.linear_betas(7, 0.02, 0.31), 0.02, 0.31)
 
 
 @printed()
 def scaled_linear(draw: Draws) -> Iterator[Case]:
-    yield from _betas(schedules.scaled_linear_betas(7, 0.02, 0.31))
+    yield from _betas(schedules.scaled_linear_betas(7, 0.02, 0.31), 0.02, 0.31)
 
 
 @printed()

@@ -1,9 +1,10 @@
 """Chapter 10: words."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from formulas.check import Case, printed
 from formulas.draws import Draws
@@ -64,7 +65,7 @@ def cross_attn(draw: Draws) -> Iterator[Case]:
 
     for weight in layer.parameters():
         weight.data = draw.normal(*weight.shape)
-    to_out = layer.to_out[0]
+    to_out = cast(nn.Linear, layer.to_out[0])
     yield {
         r"\mathrm{cross}": cross,
         "X": tokens,
