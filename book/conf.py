@@ -82,7 +82,7 @@ def with_chapters_linked(text: str) -> str:
     """The text with links in place of "chapter 7" and of "Chapter 7", where there is such a chapter."""
     places = {str(int(chapter.stem[:2])): chapter.stem for chapter in chapters()}
     return re.sub(
-        r"(?<!\[)\b[Cc]hapter (\d+)\b",
+        r"(?<!\[)\b[Cc]hapter\s(\d+)\b",
         lambda found: f"[{found[0]}]({places[found[1]]}.ipynb)" if found[1] in places else found[0],
         text,
     )

@@ -41,6 +41,8 @@ def small_mask(answer: Function) -> None:
         if same(got, value):
             raise Wrong(hint)
     expect(got, mask[..., ::4, ::4], "take every fourth row and every fourth column, from the first on")
+    if same(answer(mask, 2), mask[..., ::4, ::4]):
+        raise Wrong("right for a factor of 4, but not for 2: use the factor that is given")
     expect(answer(mask, 2), mask[..., ::2, ::2], "right for a factor of 4, but not for 2")
     expect(answer(mask, 1), mask, "with a factor of 1 the mask stays as it is")
 
