@@ -6,6 +6,8 @@ r"""The LaTeX of a formula as tokens, without what only serves its looks.
 import re
 from functools import cache
 
+from formulas.values import FormulaError
+
 Tokens = tuple[str, ...]
 
 _FONTS = "text|mathrm|operatorname|mathbb|mathcal|mathbf"
@@ -62,6 +64,8 @@ def split(formula: Tokens, separators: set[str]) -> list[Tokens]:
 def sides_of(claim: Tokens) -> tuple[list[Tokens], tuple[str, ...]]:
     """What stands on both sides of the relations in a claim, and the relations."""
     sides = split(claim, RELATIONS)
+    if sum(map(len, sides)) + len(sides) - 1 != len(claim):
+        raise FormulaError(f"a side is missing in {text(claim)!r}")
     relations, place = [], -1
     for side in sides[:-1]:
         place += len(side) + 1

@@ -41,6 +41,8 @@ def over(reader: Reader) -> tuple["Indices", Rule]:
         bounds = (first, reader.inside(above))
     else:
         names, bounds = split(below, {",", r"\ne", "<"}), None
+        if above:
+            raise FormulaError("a sum has an end and no beginning")
     relation = next((token for token in below if token in (r"\ne", "<")), None)
     before = dict(reader.known)
     reader.known.update(dict.fromkeys(names, torch.zeros(())))

@@ -24,7 +24,8 @@ HEADINGS = "## The one table of symbols", "## The letters of this chapter"
 _INDEX = r"t u T i j k l n N r \tau \hat + - / | , : d _ { }"
 _COMMON = r"""
     \log \ln \exp \sin \cos \tanh \min \max \frac \sqrt \sum \int \prod \bigcup \in \top \| \sim \propto
-    \leftarrow \odot \cdot \ge \le \ne \approx \to \longrightarrow \dots \quad \\ \partial \pi \infty e \begin{cases} \end{cases}
+    \leftarrow \odot \cdot \ge \le \ne \approx \to \longrightarrow
+    \dots \quad \\ \partial \pi \infty e \begin{cases} \end{cases}
 """
 _INDICES, _ELEMENTARY = set(_INDEX.split()), set(_COMMON.split())
 _COUNTING = {"i", "j", "k", "l", "n"}  # where they are an index

@@ -142,7 +142,7 @@ def power(a: Any, exponent: Any) -> Tensor:
 
 
 def transposed(a: Any) -> Tensor:
-    return _tensor(a).mT
+    return _tensor(a).mT if a.ndim else a
 
 
 def same(a: Any, b: Any, tolerance: float) -> bool:

@@ -38,7 +38,7 @@ def img2img(draw: Draws) -> Iterator[Case]:
     for start in (3, 6):
         z, noise = draw.normal(1, 3), draw.normal(1, 3)
         x = inpainting.start_from(SCHEDULE, z, float(start), noise)
-        yield noising(start) | {"x_": Family({start: x}), "t_0": start, "z": z, r"\epsilon": noise}
+        yield noising(start - 1) | {"x_": Family({start: x}), "t_0": start, "z": z, r"\epsilon": noise}
 
 
 @printed()
