@@ -73,12 +73,13 @@ def misprints(counts: list[plant.Count]) -> str:
     how = Counter(ENTRIES[count.label].how for count in counts)
     planted, caught = sum(count.planted for count in counts), sum(count.caught for count in counts)
     kinds = ", ".join(
-        f"{sum(count.kinds[kind] for count in counts)} of {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        f"{sum(count.kinds[kind] for count in counts):,} of {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
         for kind in plant.KINDS
     )
     sentences = [
         f"What is printed is checked, too. Of the {len(counts)} formulas, {how['parsed']} are parsed: a program reads"
-        " the LaTeX, computes it in numbers, and compares it with what the function computes.",
+        " the LaTeX, computes it in numbers, and compares it with what the function computes. If a formula serves a"
+        " derivation only, its two sides are compared, or its value with an exact case.",
         f"The other {how['transcribed']} are transcribed: the formula is written again in Python beside the LaTeX and"
         " compared with the function in numbers, and the print may not change without it.",
         "The column *print* says which, and how many of the misprints that a script plants in the formula, one at a"

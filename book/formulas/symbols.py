@@ -1,11 +1,11 @@
-r"""The table of symbols, held against the formulas: each letter of a numbered formula must stand in a table.
+r"""The table of symbols, held against the formulas: each letter of a formula must stand in a table.
 
-    python book/formulas/symbols.py          the letters that no table has, of the numbered formulas
-    python book/formulas/symbols.py --all    of all that are set off by ``$$``
+    python book/formulas/symbols.py          the letters that no table has
 
-The table of chapter 0 holds for all chapters, and a chapter's own, under ``## The letters of this chapter``, for it. A
-symbol is a letter with its decorations and primes; an index such as t, i or 0 does not matter, a name such as
-``\theta`` or ``\text{skip}`` below the line does.
+The table of chapter 0 holds for all chapters, and a chapter's own, under ``## The letters of this chapter``, for it.
+Held against them are the numbered formulas, and in a chapter with its own table all that are set off by ``$$``. A symbol
+is a letter with its decorations and primes; an index such as t, i or 0 does not matter, a name such as ``\theta`` or
+``\text{skip}`` below the line does.
 """
 
 import re
@@ -122,13 +122,13 @@ def displayed(chapter: str) -> list[tuple[str, str]]:
     return [(label or latex.splitlines()[0], latex) for latex, label in found]
 
 
-def gaps(sources: dict[str, str], *, every: bool = False) -> list[str]:
-    """What is missing in the tables: one line for each formula of a chapter with such a symbol."""
+def gaps(sources: dict[str, str]) -> list[str]:
+    """What is missing in the tables: one line for each formula with such a symbol."""
     common = set().union(*(table(text) for name, text in sources.items() if name.startswith("00")))
     found = []
     for name, chapter in sources.items():
         known = common | table(chapter)
-        for label, latex in displayed(chapter) if every else numbered(chapter):
+        for label, latex in displayed(chapter) if HEADINGS[1] in chapter else numbered(chapter):
             if missing := [symbol for symbol in symbols(tokens(latex)) if symbol not in known]:
                 found.append(f"{name}, {label}: no table of symbols has {' or '.join(missing)}")
     return found
@@ -139,6 +139,6 @@ def book() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    lines = gaps(book(), every="--all" in sys.argv)
+    lines = gaps(book())
     print("\n".join(lines))
     sys.exit(bool(lines))
