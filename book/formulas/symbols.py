@@ -3,9 +3,9 @@ r"""The table of symbols, held against the formulas: each letter of a formula mu
     python book/formulas/symbols.py          the letters that no table has
 
 The table of chapter 0 holds for all chapters, and a chapter's own, under ``## The letters of this chapter``, for it.
-Held against them are the numbered formulas, and in a chapter with its own table all that are set off by ``$$``. A symbol
-is a letter with its decorations and primes; an index such as t, i or 0 does not matter, a name such as ``\theta`` or
-``\text{skip}`` below the line does.
+Held against them are the numbered formulas, and in a chapter with its own table all that are set off by ``$$``. A
+symbol is a letter with its decorations and primes; an index such as t, i or 0 does not matter, but a name such as
+``\theta`` or ``\text{skip}`` below the line does.
 """
 
 import re
