@@ -43,7 +43,7 @@ def text(formula: Tokens) -> str:
     written = ""
     for token in formula:
         command = re.fullmatch(r"\\[A-Za-z]+", written[written.rfind("\\") :]) if "\\" in written else None
-        spaced = token in RELATIONS or token in {"+", "-"} or (command and token[0].isalpha())
+        spaced = token in RELATIONS or (command and token[0].isalpha())
         written += (" " if spaced else "") + token + (" " if token in RELATIONS or token == "," else "")
     return written.strip()
 
