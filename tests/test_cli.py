@@ -20,7 +20,7 @@ from PIL import Image
 from fromnoise import __version__, cli, models, terminal
 from fromnoise.cli import Evaluate, Sample, main
 from fromnoise.errors import UserError
-from fromnoise.models import hub
+from fromnoise.models import hub, shipped
 from fromnoise.sampling.request import Request
 from fromnoise.train.config import preset_names
 
@@ -156,6 +156,26 @@ print("seconds:", time.process_time() - start)
     assert {(result.returncode, result.stderr) for result in results} == {(0, "")}
     assert all(result.stdout.splitlines()[-2] == "heavy: []" for result in results)
     assert min(float(result.stdout.split()[-1]) for result in results) < 1.25
+
+
+def test_nothing_is_loaded_that_is_not_needed(tmp_path):
+    """Listing models loads no torch, drawing none of torch's compilers, which take as long as torch itself."""
+    code = """
+import sys
+from fromnoise.cli import main
+assert main(sys.argv[1:]) == 0
+print("loaded:", sorted(set(HEAVY) & set(sys.modules)))
+"""
+
+    def loaded(words, *heavy):
+        result = python("-c", code.replace("HEAVY", repr(heavy)), *words, HF_HUB_CACHE=str(tmp_path / "no-cache"))
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout.splitlines()[-1]
+
+    assert loaded(["models"], "torch", "numpy", "huggingface_hub.utils") == "loaded: []"
+    unwanted = "torch._dynamo", "torch._inductor", "sympy", "huggingface_hub", "transformers", "datasets", "sklearn"
+    for words in (["mini-sd", "--prompt", "a red seven on black"], ["mnist-conditional", "--n", "1"]):
+        assert loaded(["sample", *words, "--steps", "2"], "torch", *unwanted) == "loaded: ['torch']"
 
 
 def test_as_a_module():
@@ -306,7 +326,7 @@ def test_models(say, conditional, tmp_path, monkeypatch):
     zoo = tmp_path / "zoo"
     shutil.copytree(conditional, zoo / "letters")
     (zoo / "letters" / "README.md").write_text("# letters\n\nThe first three.\n")
-    monkeypatch.setattr(hub, "ZOO", zoo)
+    monkeypatch.setattr(shipped, "ZOO", zoo)
     monkeypatch.setattr(models, "cached_models", lambda: ["owner/name"])
     assert [line.split(maxsplit=1) for line in say("models").splitlines()] == [
         ["letters", "The first three."],

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from drawing import assert_same_picture
 
 from fromnoise.models import open_model, shipped_models
-from fromnoise.models.hub import ZOO
+from fromnoise.models.shipped import ZOO
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 from fromnoise.train.config import load_config

@@ -162,8 +162,17 @@ def models(arguments: Sequence[str]) -> None:
         print(f"{name:20}  in the hub's cache")
 
 
+def _prefer_large_pages() -> None:
+    """Has torch ask Linux for pages of 2 MiB for its large blocks: fresh ones cost an eighth to a third of the time.
+
+    torch reads this when it first makes a tensor. It takes no more memory, which `train.memory` does.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def sample(arguments: Sequence[str]) -> None:
     options: Sample = parse(Sample, "sample", arguments)
+    _prefer_large_pages()
     out = options.out or Path(f"{Path(options.model).resolve().name}.png")
     _check_out(out)
     if options.attention_maps is not None:
@@ -206,6 +215,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         if options.json.is_dir():
             raise UserError(f"--json {options.json} is a folder: give a file")
         check_writable(options.json, "--json")
+    _prefer_large_pages()
     from tqdm import tqdm
 
     from fromnoise.evaluate.reference import reference_of

@@ -15,7 +15,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.errors import UserError
 from fromnoise.interop.rules import LEGACY_NAMES
-from fromnoise.models import Model, cached_models, hub, open_model, save_model, shipped_models
+from fromnoise.models import Model, cached_models, open_model, save_model, shipped, shipped_models
 from fromnoise.models.conditioning import Classes, Unconditional
 from fromnoise.nn.unet import UNet, UNetConfig
 
@@ -303,7 +303,7 @@ def test_failed_write_leaves_the_old_file(saved, monkeypatch):
 def zoo(tmp_path, monkeypatch):
     """A zoo of two models, and a directory that is none."""
     zoo = tmp_path / "zoo"
-    monkeypatch.setattr(hub, "ZOO", zoo)
+    monkeypatch.setattr(shipped, "ZOO", zoo)
     save_model(Model.of_pixels(new_unet(), NoiseConfig()), zoo / "second")
     save_model(Model.of_pixels(new_unet(), NoiseConfig()), zoo / "first")
     (zoo / "first" / "README.md").write_text("---\nlicense: mit\n---\n\n# First\n\nSmall digits.\nMore.\n")
@@ -319,7 +319,7 @@ def test_shipped_models(zoo):
 
 
 def test_no_zoo(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(shipped, "ZOO", tmp_path / "zoo")
     assert shipped_models() == []
     assert "shipped are none" in refusal("first")
 

@@ -1,23 +1,22 @@
-"""Models by name: those that ship, those in the hub's cache, and those to download."""
+"""Opens models by name: those that ship, those in a directory or a file, and those on the hub."""
 
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fromnoise.errors import UserError
 from fromnoise.files import read_bytes
 from fromnoise.models.conditioning import Prompts
-from fromnoise.models.layout import INDEX, STEM, TEXT_STEM, VARIANTS
+from fromnoise.models.layout import STEM, TEXT_STEM, VARIANTS
 from fromnoise.models.model import Model
-from fromnoise.models.store import is_supported, open_directory, open_single_file
+from fromnoise.models.shipped import shipped_models
+from fromnoise.models.store import open_directory, open_single_file
 from fromnoise.terminal import warn
 
 VOCABULARY = "openai/clip-vit-large-patch14"  # the hub id of CLIP, for its vocabulary alone
 MAX_CARD = 2**20  # bytes of a model card
-ZOO = Path(__file__).parents[1] / "zoo"  # where the models that ship are
 
 
 def open_model(name: str | Path, revision: str | None = None) -> Model:
@@ -73,39 +72,6 @@ def _tokenizer_beside(file: Path) -> Path:
         return _download(VOCABULARY, None, [("vocab.json", "merges.txt", "tokenizer_config.json")])
     except UserError as problem:
         raise UserError(f"{file} has no vocabulary: put the tokenizer/ of its model beside it; {problem}") from None
-
-
-@dataclass(frozen=True)
-class ShippedModel:
-    """A model that comes with the package."""
-
-    name: str
-    path: Path
-    description: str  # the first line of text in its model card
-
-
-def shipped_models() -> list[ShippedModel]:
-    """The models that come with the package, by name."""
-    folders = [index.parent for index in sorted(ZOO.glob(f"*/{INDEX}"))]
-    return [ShippedModel(folder.name, folder, _description(folder / "README.md")) for folder in folders]
-
-
-def _description(card: Path) -> str:
-    text = card.read_text(encoding="utf-8") if card.exists() else ""
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # the card's metadata
-    return next((line for line in text.splitlines() if line and not line.startswith("#")), "")
-
-
-def cached_models() -> list[str]:
-    """The hub ids in the cache that `open_model` can open, judged by their configs. Does not use the network."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        models = [repository for repository in scan_cache_dir().repos if repository.repo_type == "model"]
-    except CacheNotFound:
-        return []
-    return sorted(model.repo_id for model in models if any(is_supported(r.snapshot_path) for r in model.revisions))
 
 
 def _files(variant: str) -> list[str]:

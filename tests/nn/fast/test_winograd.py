@@ -54,12 +54,6 @@ def test_in_groups_and_blocks_it_is_the_same(tile, monkeypatch):
     assert error(winograd(*inputs, tile), *inputs, 1) < ERRORS[tile]
 
 
-@needs_kernel
-def test_the_operation_is_registered_as_torch_wants_it():
-    tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(winograd, (*example(*SHAPES["whole tiles"]), 4, 2), test_utils=tests)
-
-
 @pytest.fixture
 def everything_is_large(monkeypatch):
     monkeypatch.setattr(fast, "LARGE", 0)

@@ -1,8 +1,8 @@
-"""Convolution, with a fast gradient of the weights for bf16 channels-last features on some CPUs, and a fast value in fp32.
+"""Convolution, fast for channels-last features on a CPU: in bf16 the gradient of the weights, in fp32 the value.
 
 On processors with AVX-512 but without AMX, PyTorch finds that gradient by an older kernel than the rest, and the one of
 a transposed convolution at half the speed. There `convolution.cpp` finds it.
-Wide 3x3 convolutions in fp32 that need no gradient are those of `winograd.py`.
+Large 3x3 convolutions in fp32 that need no gradient are left to `winograd.py`.
 """
 
 from pathlib import Path

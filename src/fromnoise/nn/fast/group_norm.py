@@ -40,11 +40,13 @@ def group_norm(
         return formula(x, offset, weight, bias, groups, eps, silu)
     high = torch.promote_types(x.dtype, torch.float32)
     offset = None if offset is None else offset.to(high).contiguous()
-    return _normalize(x, offset, weight.to(high), bias.to(high), groups, eps, silu)[0]
+    plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    # Called as an operation of torch's, it would first load a compiler, which takes as long as torch itself.
+    function = _normalized if plain else _normalize
+    return function(x, offset, weight.to(high), bias.to(high), groups, eps, silu)[0]
 
 
-@torch.library.custom_op("fromnoise::group_norm", mutates_args=())
-def _normalize(
+def _normalized(
     x: Tensor, offset: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The formula; also the means and ``1 / std`` of the groups ``(B, G)``. All but x is float32, or float64 like x."""
@@ -60,6 +62,9 @@ def _normalize(
     rstd = _group_mean(centred.square().mean((2, 3)), groups).add(eps).rsqrt()
     z = torch.addcmul(bias[:, None, None], centred, _by_channel(rstd, x) * weight[:, None, None])
     return (F.silu(z) if silu else z).to(x.dtype), mean, rstd
+
+
+_normalize = torch.library.custom_op("fromnoise::group_norm", _normalized, mutates_args=())
 
 
 @torch.library.custom_op("fromnoise::group_norm_backward", mutates_args=())

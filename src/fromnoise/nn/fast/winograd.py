@@ -51,7 +51,6 @@ def tile_for(x: Tensor, weight: Tensor, bias: Tensor | None, scale: int = 1) -> 
     return 0 if not ours or positions < 512 else 2 if positions < 2048 else 4
 
 
-@torch.library.custom_op("fromnoise::winograd", mutates_args=())
 def winograd(x: Tensor, weight: Tensor, bias: Tensor, tile: int, scale: int = 1) -> Tensor:
     """The formula, where `tile_for` gives a size of tiles; features and weights are channels-last.
 
@@ -77,8 +76,3 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor, tile: int, scale: int = 1)
             products = spread_out @ transformed.transpose(1, 2)  # (n, count, block)
             call(collect, products, bias[d:], y[..., d:], first, count, height, width, len(rows), out)
     return y.permute(0, 3, 1, 2)  # (B, D, scale H, scale W), channels-last
-
-
-@winograd.register_fake
-def _(x, weight, bias, tile, scale=1):  # type: ignore[no-untyped-def]
-    return x.new_empty(len(x), scale * x.shape[2], scale * x.shape[3], len(weight)).permute(0, 3, 1, 2)
