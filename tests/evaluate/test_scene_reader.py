@@ -4,18 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from small_scenes import small_digits
 from torch import Tensor
 
 from fromnoise.data.captions import Drawn
-from fromnoise.data.images import load_images, to_pixels
-from fromnoise.data.scene_captions import COLOURS, PLACES, RELATIONS, Scene, Thing
-from fromnoise.data.scenes import CENTRES, RGB, Scenes, ink_edges
+from fromnoise.data.digits import Digits
+from fromnoise.data.images import to_pixels
+from fromnoise.data.resampling import ink_edges
+from fromnoise.data.scene_captions import COLOURS, PLACES, RELATIONS, Digit, Scene
+from fromnoise.data.scenes import Scenes
+from fromnoise.data.things import RGB
 from fromnoise.evaluate.classifier import open_classifier
 from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, cut_out, matches, read_scenes
 from fromnoise.nn.classifier import Classifier
 
-ONE = Scene((Thing(7, "large", "red"),), "top left", "blue")
-TWO = Scene((Thing(3, "small", "white"), Thing(9, "large", "green")), "left of", "black")
+ONE = Scene((Digit(7, "large", "red"),), "top left", "blue")
+TWO = Scene((Digit(3, "small", "white"), Digit(9, "large", "green")), "left of", "black")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def classifier() -> Classifier:
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return Scenes(load_images("digits", "test", channels=1, size=8, labelled=True), held_out=True)
+    return Scenes(Digits(small_digits()), held_out=True)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +76,8 @@ def test_everything_that_is_measured_is_read_right(
 
 
 def test_it_reads_digits_of_any_resolution(scenes: Scenes, classifier: Classifier) -> None:
-    pixels = scenes.digits.pixels.repeat_interleave(3, 2).repeat_interleave(3, 3)
-    framed = Scenes(replace(scenes.digits, pixels=torch.nn.functional.pad(pixels, (2, 2, 2, 2))), held_out=True)
+    pixels = small_digits().pixels.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    framed = Scenes(Digits(replace(small_digits(), pixels=F.pad(pixels, (2, 2, 2, 2)))), held_out=True)
     drawn, described = framed.draw_scenes(30, torch.Generator().manual_seed(2))
     for scene, seen in zip(described, read(framed, drawn, classifier), strict=True):
         assert without_digits(seen) == without_digits(scene)
@@ -108,15 +113,17 @@ def test_each_attribute_is_read_from_the_picture_alone(
     factor = torch.tensor([1.5 if scene.things[0].size == "small" else 1 / 1.5 for scene in before])
     assert all(names - {"digit"} == {"size"} for names in changed(zoom=ones["zoom"] * factor[:, None, None]))
 
+    centres = Digits.lengths.centres
     cells = [(PLACES.index(scene.where) + 4) % 9 for scene in before]
     to = ones["to"].clone()
-    to[:, 0] = torch.tensor([[CENTRES[cell // 3], CENTRES[cell % 3]] for cell in cells])
+    to[:, 0] = torch.tensor([[centres[cell // 3], centres[cell % 3]] for cell in cells])
     assert all(names - {"digit"} == {"place"} for names in changed(to=to))
 
-    digits = scenes.digits.pixels[scenes.by_digit[scenes.counts.cumsum(0) - 1]][:, 0]  # one of each
+    things = Digits(small_digits())
+    digits = things.pixels[things.by_digit[things.counts.cumsum(0) - 1]]  # one of each
     chosen = torch.stack([digits[(scene.things[0].digit + 1) % 10] for scene in before])
     different = torch.stack([chosen, torch.zeros_like(chosen)], 1)
-    assert all("digit" in names for names in changed(digits=different))
+    assert all("digit" in names for names in changed(cutouts=different))
 
 
 def test_the_relation_is_read_from_where_the_digits_are(
@@ -172,9 +179,9 @@ def test_cut_out_digits_are_like_those_of_mnist() -> None:
 
 
 WRONG = {
-    "digit": replace(ONE, things=(Thing(1, "large", "red"),)),
-    "size": replace(ONE, things=(Thing(7, "small", "red"),)),
-    "colour": replace(ONE, things=(Thing(7, "large", "orange"),)),
+    "digit": replace(ONE, things=(Digit(1, "large", "red"),)),
+    "size": replace(ONE, things=(Digit(7, "small", "red"),)),
+    "colour": replace(ONE, things=(Digit(7, "large", "orange"),)),
     "place": replace(ONE, where="top"),
     "background": replace(ONE, background="green"),
 }
@@ -194,7 +201,7 @@ def test_of_two_digits_either_may_be_read_first() -> None:
     other = Scene(TWO.things[::-1], "right of", "black")
     assert all(matches(full(TWO), other).values())
     assert all(matches(full(other), TWO).values())
-    mixed = replace(TWO, things=(Thing(3, "small", "green"), Thing(9, "large", "white")))
+    mixed = replace(TWO, things=(Digit(3, "small", "green"), Digit(9, "large", "white")))
     assert {name for name, ok in matches(full(TWO), mixed).items() if not ok} == {"colour", "second colour", EVERYTHING}
     reversed_ = replace(TWO, where="right of")
     assert not matches(full(TWO), reversed_)[EVERYTHING]

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fromnoise.data.digits import WIDEST, Digits
 from fromnoise.data.images import to_pixels
-from fromnoise.data.scene_captions import COLOURS, PLACES, Scene, Thing
-from fromnoise.data.scenes import CENTRES, HEIGHTS, LENGTHS_FOR, RGB, WIDEST, ink_edges, resample
+from fromnoise.data.resampling import ink_edges, resample
+from fromnoise.data.scene_captions import COLOURS, PLACES, Digit, Scene
+from fromnoise.data.things import LENGTHS_FOR, RGB
 from fromnoise.evaluate.classifier import SHAPE, judge
 from fromnoise.nn.classifier import Classifier
 
@@ -20,8 +22,9 @@ FAR = 45.0  # in 0..255: how far from the background's colour a pixel is no back
 SPECK = 6  # so many pixels in a square of 7 x 7, or they are a speck
 STRONGEST = 5  # of a digit's pixels show its colour
 EDGE = 0.5  # how much a pixel at the edge of a digit is covered
-TALLEST_SMALL = (HEIGHTS["small"][1] + HEIGHTS["large"][0]) / 2
-LONGEST = {"rows": HEIGHTS["large"][1] + 4, "columns": WIDEST + 2}  # what one digit covers, at most
+LENGTHS = Digits.lengths
+TALLEST_SMALL = (LENGTHS.small[1] + LENGTHS.large[0]) / 2
+LONGEST = {"rows": LENGTHS.large[1] + 4, "columns": WIDEST + 2}  # what one digit covers, at most
 MNIST_BOX = 20.0  # the longer side of the ink in MNIST's images
 BATCH = 100  # so many pictures are read at a time
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -60,14 +63,14 @@ def _read(pixels: Tensor, classifier: Classifier) -> list[Scene]:
     colours, coverage = _ink(images[parts.picture], ground, parts.masks)
     edges = ink_edges(coverage, EDGE) / scale  # (T, 2, 2)
     heights, centres = (edges[:, 0, 1] - edges[:, 0, 0]).tolist(), edges.mean(2)  # (T,), (T, 2)
-    cells = (centres[..., None] - torch.tensor(CENTRES)).abs().argmin(2).tolist()  # (T, 2)
+    cells = (centres[..., None] - torch.tensor(LENGTHS.centres)).abs().argmin(2).tolist()  # (T, 2)
     digits = judge(classifier, cut_out(coverage, edges * scale)).digits.tolist()
 
-    things: list[list[tuple[Thing, str]]] = [[] for _ in pixels]
+    things: list[list[tuple[Digit, str]]] = [[] for _ in pixels]
     for part, picture in enumerate(parts.picture.tolist()):
         size = "small" if heights[part] < TALLEST_SMALL else "large"
         row, column = cells[part]
-        things[picture].append((Thing(digits[part], size, _name(colours[part])), PLACES[3 * row + column]))
+        things[picture].append((Digit(digits[part], size, _name(colours[part])), PLACES[3 * row + column]))
     scenes = []
     for picture, found in enumerate(things):
         where = {"rows": "above", "columns": "left of", "": found[0][1] if found else ""}[parts.axes[picture]]

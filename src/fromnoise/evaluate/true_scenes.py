@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
-from fromnoise.data.scenes import Kind, Scenes, load_held_out, prompts
+from fromnoise.data.scenes import Scenes, load_held_out
 from fromnoise.data.table import source_name
+from fromnoise.data.things import Kind
 from fromnoise.errors import UserError
 from fromnoise.evaluate.classifier import open_classifier
 from fromnoise.evaluate.metrics import SCENE_METRICS, Measurement, check_names
 from fromnoise.evaluate.prompts import (
     BATCH,
-    KINDS,
     Asked,
     Embedder,
     Reader,
@@ -111,7 +111,7 @@ class TrueScenes:
 
     def description(self) -> dict[str, Any]:
         """What the scenes are made of, as plain values; ``checksum`` is the CRC-32 of the digits' pixels."""
-        digits = self.held_out.digits.pixels
+        digits = self.held_out.things.pixels
         return {
             "name": self.name,
             "split": "test",
@@ -153,10 +153,10 @@ class SceneTest:
     metrics: tuple[str, ...]  # of `SCENE_METRICS`
     source: TrueScenes
     n: int  # prompts of each kind, and scenes that are reconstructed
-    sets: dict[Kind, list[Scene]]  # what is drawn, n scenes of each of KINDS; empty where nothing is
+    sets: dict[Kind, list[Scene]]  # what is drawn, n scenes of each kind; empty where nothing is
 
     def measure(self, plan: Plan, drawn: Tensor | None) -> dict[str, Measurement]:
-        """The figures, given what was drawn of `sets`, one after the other, uint8 ``(3 n, 3, S, S)``."""
+        """The figures, given what was drawn of `sets`, one after the other, uint8 ``(N, 3, S, S)``."""
         source, seed, sets = self.source, plan.request.seed, dict[Kind, Asked]()
         if drawn is not None:
             parts = zip(self.sets.items(), drawn.split(self.n), strict=True)
@@ -191,19 +191,21 @@ def prepare_scenes(
     _check_metrics(named, metrics, model, source)
     n = EACH if request.n is None else request.n
     draws = "prompts" in metrics or "clip" in metrics
-    most = MOST_IMAGES // len(KINDS)
+    kinds = source.held_out.things.kinds
+    most = MOST_IMAGES // len(kinds)
     if not LEAST <= n <= most:
         raise UserError(f"n is the number of prompts of each kind here: it must be from {LEAST} to {most}, not {n}")
     if request.prompts or request.classes:
         raise UserError(f"{named} draws prompts of its own: leave --prompt out")
-    planned = plan(model, replace(request, n=len(KINDS) * n if draws else n, prompts=("",)))
+    planned = plan(model, replace(request, n=len(kinds) * n if draws else n, prompts=("",)))
     if planned.edit is not None or planned.shape != model.space.shape:
         raise UserError(f"{named} draws scenes as in training: leave --init-image, --height and --width out")
-    sets: dict[Kind, list[Scene]] = {kind: prompts(kind, n, request.seed) for kind in KINDS} if draws else {}
+    asked = kinds if draws else ()
+    sets = {kind: source.held_out.prompts(kind, n, request.seed) for kind in asked}
     captions = [scene.caption for told in sets.values() for scene in told]
     wishes = model.conditioner.wishes(captions, len(captions)) if draws else planned.wishes
     test = SceneTest(tuple(metrics), source, n, sets)
-    _ = source.held_out, source.read
+    _ = source.read
     if "clip" in metrics:
         _ = source.embed
     return replace(planned, wishes=wishes, request=replace(planned.request, n=n, prompts=())), test
