@@ -52,11 +52,11 @@ class Digits:
         self.edges = ink_edges(self.pixels[:, 0], 255 * INK)  # (N, 2, 2)
 
     def combinations(self, kind: Literal["seen", "unseen", "composed", "all"]) -> Tensor:
-        """The digits and colours that go with each background ``(8, M, 2)``; M is 63, 7 or 70."""
+        """Of each background as many: ``(8, M, 3)``, where M is 63, 7 or 70."""
         background, digit, colour = torch.meshgrid(torch.arange(8), torch.arange(10), torch.arange(8), indexing="ij")
         unseen = is_unseen(digit, colour, background)
         kept = {"seen": ~unseen, "unseen": unseen, "all": torch.ones_like(unseen)}[kind] & (colour != background)
-        return torch.stack([digit[kept], colour[kept]], 1).view(8, -1, 2)
+        return torch.stack([digit[kept], colour[kept], background[kept]], 1).view(8, -1, 3)
 
     def thing(self, number: int, look: int, size: str) -> Thing:
         return Digit(number, size, COLOURS[look])

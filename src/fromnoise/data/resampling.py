@@ -21,19 +21,25 @@ def ink_edges(ink: Tensor, level: float) -> Tensor:
     return torch.stack(edges, 1).unflatten(1, (2, 2))
 
 
-def resample(images: Tensor, zoom: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
+def resample(images: Tensor, zoom: Tensor, source: Tensor, target: Tensor, size: int, *, even: bool = False) -> Tensor:
     """Grey images ``(N, h, w)`` drawn larger or smaller onto a square ``(N, size, size)``, empty elsewhere.
+
+    They may have channels: ``(N, C, h, w)`` becomes ``(N, C, size, size)``.
 
     The point ``source`` of an image comes to lie at ``target``, both ``(N, 2)``, row and column in pixels, and lengths
     become ``zoom`` ``(N, 2)`` times what they were. Pixels are interpolated linearly, and averaged where they get
-    smaller.
+    smaller: with weights of about 1 in all, or, if it has to be ``even``, of exactly 1 (which is for images whose edges
+    are empty).
     """
     weights = []
     to = torch.arange(size, device=images.device) + 0.5  # (size,)
     for axis in (0, 1):
-        of = torch.arange(images.shape[1 + axis], device=images.device) + 0.5  # (h,) or (w,)
+        of = torch.arange(images.shape[axis - 2], device=images.device) + 0.5  # (h,) or (w,)
         at = (to - target[:, axis, None]) / zoom[:, axis, None] + source[:, axis, None]  # (N, size) in the image
         sharp = zoom[:, axis, None, None].clamp(max=1)  # 1 over how far a pixel reaches
         distance = (at[..., None] * sharp**2 - of * sharp**2).abs_()  # (N, size, h or w)
-        weights.append((sharp - distance).clamp_(min=0))
+        weight = (sharp - distance).clamp_(min=0)
+        weights.append(weight / weight.sum(-1, keepdim=True).clamp_(min=1e-6) if even else weight)
+    if images.ndim == 4:
+        weights = [weight[:, None] for weight in weights]
     return weights[0] @ images @ weights[1].mT

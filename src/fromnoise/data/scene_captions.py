@@ -52,8 +52,11 @@ class Thing(Protocol):
     def attributes(self) -> dict[str, str | int]:
         """Everything that a caption can name of it: a name and a value for each."""
 
-    def words(self, named: Collection[str], choose: "Chances", terse: bool) -> str:
-        """The thing in English, with those of its attributes that are ``named``; tersely without an article."""
+    def words(self, named: Collection[str], choose: "Chances", terse: bool, alone: bool) -> str:
+        """The thing in English, with those of its attributes that are ``named``; tersely without an article.
+
+        What is said of the only thing may be no more than a word that tells it from others.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Digit:
     def attributes(self) -> dict[str, str | int]:
         return {"digit": self.digit, "size": self.size, "colour": self.colour}
 
-    def words(self, named: Collection[str], choose: "Chances", terse: bool) -> str:
+    def words(self, named: Collection[str], choose: "Chances", terse: bool, alone: bool) -> str:
         """``a large red seven``, or tersely ``large 7 in red``."""
         size = choose.one(SYNONYMS[self.size]) if "size" in named else ""
         colour = self.colour if "colour" in named else ""
@@ -142,7 +145,7 @@ def describe(scene: Scene, chances: Iterable[float], *, everything: bool = False
 def _one(scene: Scene, named: frozenset[str], choose: Chances) -> str:
     """A caption of one thing."""
     terse = choose.happens(0.25)
-    thing = _thing(scene.things[0], named, "", choose, terse)
+    thing = scene.things[0].words(named, choose, terse, True)
     if terse:  # 7 in red, bottom right, on black
         place = scene.where if "place" in named else ""
         ground = choose.one((f"on {scene.background}", f"{scene.background} background"))
@@ -160,8 +163,9 @@ def _one(scene: Scene, named: frozenset[str], choose: Chances) -> str:
 def _two(scene: Scene, named: frozenset[str], choose: Chances) -> str:
     """A caption of two things."""
     terse = choose.happens(0.25)
+    of_second = [name.removeprefix("second ") for name in named if name.startswith("second ")]
     first, second = (
-        _thing(thing, named, prefix, choose, terse) for prefix, thing in zip(("", "second "), scene.things, strict=True)
+        thing.words(names, choose, terse, False) for thing, names in zip(scene.things, (named, of_second), strict=True)
     )
     relation = choose.one(RELATION_PHRASES[scene.where]) if "relation" in named else "and"
     both, ground = f"{first} {relation} {second}", _ground(scene, named, choose)
@@ -170,10 +174,6 @@ def _two(scene: Scene, named: frozenset[str], choose: Chances) -> str:
     if choose.happens(0.25):  # on a blue background, a small white three left of a green nine
         return join([ground, both], ", ")
     return join([both, ground])
-
-
-def _thing(thing: Thing, named: frozenset[str], prefix: str, choose: Chances, terse: bool) -> str:
-    return thing.words([name for name in thing.attributes if f"{prefix}{name}" in named], choose, terse)
 
 
 def _place(place: str, choose: Chances) -> str:

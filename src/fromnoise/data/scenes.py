@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from fromnoise.data.captions import Drawn
+from fromnoise.data.cutouts import load_folder
 from fromnoise.data.digits import Digits
+from fromnoise.data.emoji import emoji_things, find_font
 from fromnoise.data.images import load_images
 from fromnoise.data.scene_captions import CHANCES, COLOURS, PLACES, RELATIONS, SIZES, Scene, describe
+from fromnoise.data.table import local
 from fromnoise.data.things import COLOUR_JITTER, LENGTHS_FOR, RGB, Kind, Things
+from fromnoise.errors import UserError
 
 if TYPE_CHECKING:
     from fromnoise.train.config import DataConfig
@@ -43,10 +47,10 @@ class _Attributes:
         def integers(end: int, *shape: int) -> Tensor:
             return torch.randint(end, (count, *shape), generator=generator)
 
-        background = integers(8)
-        things = combinations[background[:, None], integers(combinations.shape[1], 2)]  # (B, 2, 2)
+        group = integers(len(combinations))
+        things = combinations[group[:, None], integers(combinations.shape[1], 2)]  # (B, 2, 3)
         two, sizes, places, relations = integers(2) == 1, integers(2, 2), integers(9), integers(4)
-        return cls(two, things[..., 0], things[..., 1], sizes, places, relations, background)
+        return cls(two, things[..., 0], things[..., 1], sizes, places, relations, things[:, 0, 2])
 
     @classmethod
     def of(cls, scenes: Sequence[Scene], things: Things) -> "_Attributes":
@@ -168,14 +172,25 @@ def load_scenes(config: "DataConfig") -> tuple[Scenes, Scenes]:
     Raises:
         UserError: there are no such things.
     """
-    return Scenes(_digits(config, "train"), config.size), load_held_out(config)
+    return Scenes(load_things(config, "train"), config.size), load_held_out(config)
 
 
 def load_held_out(config: "DataConfig") -> Scenes:
     """The scenes that are held out alone; errors are those of `load_scenes`."""
-    return Scenes(_digits(config, "test"), config.size, held_out=True)
+    return Scenes(load_things(config, "test"), config.size, held_out=True)
 
 
-def _digits(config: "DataConfig", split: str) -> Digits:
-    size = 8 if config.digits == "digits" else 28
-    return Digits(load_images(config.digits, split, channels=1, size=size, labelled=True, resize=config.resize))
+def load_things(config: "DataConfig", split: str = "train") -> Things:
+    """The things that scenes are made of; of digits alone there are others in each split.
+
+    Raises:
+        UserError: there are none.
+    """
+    if config.things == "digits":
+        size = 8 if config.digits == "digits" else 28
+        return Digits(load_images(config.digits, split, channels=1, size=size, labelled=True, resize=config.resize))
+    if config.things in ("emoji", "emoji-200"):
+        return emoji_things(find_font(config.font), config.size, config.things == "emoji-200")
+    if (folder := local(config.things)) is None or not folder.is_dir():
+        raise UserError(f"data.things is {config.things!r}: give digits, emoji, emoji-200 or a folder of cut-outs")
+    return load_folder(folder, config.size)

@@ -52,7 +52,13 @@ class Things(Protocol):
     edges: Tensor  # (N, 2, 2): where each begins and ends in its picture, see `ink_edges`
 
     def combinations(self, kind: Literal["seen", "unseen", "composed", "all"]) -> Tensor:
-        """Which numbers and looks go with each background ``(8, M, 2)``; each row is as likely as the others."""
+        """Which things go together with which backgrounds: ``(G, M, 3)`` numbers, looks and backgrounds.
+
+        There is a group for each background that things go with. The groups are equally likely, and their rows.
+
+        Raises:
+            UserError: there are none.
+        """
 
     def thing(self, number: int, look: int, size: str) -> Thing:
         """The thing of a number, in plain values."""

@@ -106,18 +106,24 @@ class TrueScenes:
 
     @property
     def name(self) -> str:
-        """Where the digits come from: a hub id, or the name of a folder."""
-        return source_name(self.config.digits)
+        """What the scenes are made of: a hub id of digits, emoji, or the name of a folder."""
+        config = self.config
+        return source_name(config.digits if config.things == "digits" else config.things)
+
+    @property
+    def split(self) -> str:
+        """Whose things they are; only of digits there are others than those that were trained on."""
+        return "test" if self.config.things == "digits" else "train"
 
     def description(self) -> dict[str, Any]:
-        """What the scenes are made of, as plain values; ``checksum`` is the CRC-32 of the digits' pixels."""
-        digits = self.held_out.things.pixels
+        """What the scenes are made of, as plain values; ``checksum`` is the CRC-32 of the things' pixels."""
+        pixels = self.held_out.things.pixels
         return {
             "name": self.name,
-            "split": "test",
-            "size": len(digits),
-            "shape": list(digits.shape[1:]),
-            "checksum": zlib.crc32(digits.contiguous().numpy().tobytes()),
+            "split": self.split,
+            "size": len(pixels),
+            "shape": list(pixels.shape[1:]),
+            "checksum": zlib.crc32(pixels.contiguous().numpy().tobytes()),
         }
 
 
@@ -126,7 +132,8 @@ def scenes_of(name: str, data: str | None = None) -> TrueScenes | None:
 
     Args:
         name: of the model, as `open_model` takes it.
-        data: where the digits lie, a hub id or a folder; none: where the ``training.toml`` beside the model says.
+        data: where the digits lie, a hub id or a folder; of other things, the font or the folder of cut-outs; none: as
+            the ``training.toml`` beside the model says.
 
     Raises:
         UserError: the ``training.toml`` cannot be read.
@@ -137,7 +144,9 @@ def scenes_of(name: str, data: str | None = None) -> TrueScenes | None:
     config = load_config(str(folder / "training.toml")).data
     if config.source != SCENES:
         return None
-    return TrueScenes(config if data is None else replace(config, digits=data), folder)
+    given = {"digits": "digits", "emoji": "font", "emoji-200": "font"}.get(config.things, "things")
+    elsewhere: dict[str, Any] = {} if data is None else {given: data}
+    return TrueScenes(replace(config, **elsewhere), folder)
 
 
 def fitting_scene_metrics(model: Model, source: TrueScenes) -> tuple[str, ...]:
