@@ -16,16 +16,15 @@ from fromnoise.data.scene_captions import COLOURS, PLACES, RELATIONS, Digit, Sce
 from fromnoise.data.scenes import Scenes
 from fromnoise.data.things import RGB
 from fromnoise.evaluate.classifier import open_classifier
-from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, cut_out, matches, read_scenes
-from fromnoise.nn.classifier import Classifier
+from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, DigitReader, cut_out, matches, read_scenes
 
 ONE = Scene((Digit(7, "large", "red"),), "top left", "blue")
 TWO = Scene((Digit(3, "small", "white"), Digit(9, "large", "green")), "left of", "black")
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return open_classifier()[0]
+def reader() -> DigitReader:
+    return DigitReader(open_classifier()[0])
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +49,8 @@ def normal(scene: Scene) -> Scene:
     return replace(scene, things=scene.things[::-1], where=OPPOSITE[scene.where]) if swapped else scene
 
 
-def read(scenes: Scenes, drawn: Drawn, classifier: Classifier) -> list[Scene]:
-    return read_scenes(to_pixels(scenes.images(drawn)), classifier)
+def read(scenes: Scenes, drawn: Drawn, reader: DigitReader) -> list[Scene]:
+    return read_scenes(to_pixels(scenes.images(drawn)), reader)
 
 
 def without_digits(scene: Scene) -> Scene:
@@ -60,9 +59,9 @@ def without_digits(scene: Scene) -> Scene:
 
 
 def test_everything_that_is_measured_is_read_right(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
-    found = read(scenes, drawn[0], classifier)
+    found = read(scenes, drawn[0], reader)
     for scene, seen in zip(drawn[1], found, strict=True):
         assert without_digits(seen) == without_digits(scene)
         right = matches(full(scene), seen)
@@ -75,11 +74,11 @@ def test_everything_that_is_measured_is_read_right(
     assert sum(a == b for a, b in pairs) > 0.9 * len(pairs)  # it learned from MNIST's digits, not from these
 
 
-def test_it_reads_digits_of_any_resolution(scenes: Scenes, classifier: Classifier) -> None:
+def test_it_reads_digits_of_any_resolution(scenes: Scenes, reader: DigitReader) -> None:
     pixels = small_digits().pixels.repeat_interleave(3, 2).repeat_interleave(3, 3)
     framed = Scenes(Digits(replace(small_digits(), pixels=F.pad(pixels, (2, 2, 2, 2)))), held_out=True)
     drawn, described = framed.draw_scenes(30, torch.Generator().manual_seed(2))
-    for scene, seen in zip(described, read(framed, drawn, classifier), strict=True):
+    for scene, seen in zip(described, read(framed, drawn, reader), strict=True):
         assert without_digits(seen) == without_digits(scene)
 
 
@@ -90,13 +89,13 @@ def of_kind(drawn: tuple[Drawn, list[Scene]], count: int, number: int = 8) -> tu
 
 
 def test_each_attribute_is_read_from_the_picture_alone(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
     ones, before = of_kind(drawn, 1)
-    seen = [scene.attributes for scene in read(scenes, ones, classifier)]
+    seen = [scene.attributes for scene in read(scenes, ones, reader)]
 
     def changed(**values: Tensor) -> list[set[str]]:
-        after = [scene.attributes for scene in read(scenes, ones | values, classifier)]
+        after = [scene.attributes for scene in read(scenes, ones | values, reader)]
         return [{name for name in old if old[name] != new[name]} for old, new in zip(seen, after, strict=True)]
 
     colours = ones["colours"].clone()
@@ -127,39 +126,39 @@ def test_each_attribute_is_read_from_the_picture_alone(
 
 
 def test_the_relation_is_read_from_where_the_digits_are(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
     twos, before = of_kind(drawn, 2, 12)
     assert {scene.where for scene in before} == {*RELATIONS}
     turned = twos | {"to": twos["to"].flip(2)}  # rows become columns
     right = {"left of": "above", "right of": "below", "above": "left of", "below": "right of"}
-    for scene, seen in zip(before, read(scenes, turned | {"zoom": twos["zoom"] * 0.9}, classifier), strict=True):
+    for scene, seen in zip(before, read(scenes, turned | {"zoom": twos["zoom"] * 0.9}, reader), strict=True):
         assert without_digits(seen).where == normal(replace(scene, where=right[scene.where])).where
         assert not matches(full(scene), seen)["relation"]
     swapped = twos | {"to": twos["to"].flip(1)}
-    for scene, seen in zip(before, read(scenes, swapped | {"zoom": twos["zoom"] * 0.9}, classifier), strict=True):
+    for scene, seen in zip(before, read(scenes, swapped | {"zoom": twos["zoom"] * 0.9}, reader), strict=True):
         assert not matches(full(scene), seen)[EVERYTHING]
 
 
 def test_nothing_and_specks_are_no_digits(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
     empty = torch.full((1, 3, 64, 64), 10, dtype=torch.uint8)
-    assert read_scenes(empty, classifier) == [Scene((), "", "black")]
-    assert read_scenes(empty[:0], classifier) == []
+    assert read_scenes(empty, reader) == [Scene((), "", "black")]
+    assert read_scenes(empty[:0], reader) == []
     ones, _ = of_kind(drawn, 1)
     pixels = to_pixels(scenes.images(ones))
     specked = pixels.clone()
     specked[:, :, ::60, 3:5] = 255 - specked[:, :, ::60, 3:5]
-    assert read_scenes(specked, classifier) == read_scenes(pixels, classifier)
+    assert read_scenes(specked, reader) == read_scenes(pixels, reader)
 
 
-def test_a_digit_in_pieces_is_one_digit(classifier: Classifier) -> None:
+def test_a_digit_in_pieces_is_one_digit(reader: DigitReader) -> None:
     pixels = torch.full((2, 3, 64, 64), 250, dtype=torch.uint8)
     pixels[:, :, 18:46, 24:40] = 10
     pixels[0, :, 26:29] = 250  # a free row
     pixels[1, :, :, 31:34] = 250  # a free column
-    for scene in read_scenes(pixels, classifier):
+    for scene in read_scenes(pixels, reader):
         assert [(thing.size, thing.colour) for thing in scene.things] == [("large", "black")]
         assert (scene.where, scene.background) == ("middle", "white")
 

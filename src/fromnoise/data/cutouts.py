@@ -27,6 +27,7 @@ STORED = 48  # height and width of a cut-out for pictures of 64 x 64, more than 
 FAR = 45.0 + 3**0.5 * COLOUR_JITTER  # in 0..255: colours that differ less may look alike
 ENDS = 0.06  # of the longer side: how far a thing may seem to end from where it does
 SEEN = 0.5  # of its surface: what must differ from the background, at least
+FRAME = 32  # height and width of what a classifier sees
 SUFFIXES = {".png", ".webp", ".gif"}
 
 VOWEL = re.compile(r"(?!uni|ewe|eu|one\b|one-|use)[aeiou]|hour|x-ray", re.IGNORECASE)
@@ -174,6 +175,18 @@ def _visible(pixels: Tensor, edges: Tensor) -> Tensor:
         surface = far.sum((1, 2)) / solid.sum((1, 2)).clamp(min=1)
         found.append((off <= ENDS * longest) & (surface >= SEEN))
     return torch.stack(found, 1)
+
+
+def framed(images: Tensor, centre: Tensor, length: Tensor) -> Tensor:
+    """Square parts ``(T, 3, 32, 32)`` of pictures ``(T, 3, S, S)``, for a classifier.
+
+    Args:
+        images: in [-1, 1].
+        centre: of each part, row and column in pixels ``(T, 2)``.
+        length: of the thing that it shows, ``(T,)``; the part is a fifth longer.
+    """
+    zoom = (FRAME / (1.2 * length.clamp(min=4)))[:, None].expand(-1, 2)  # (T, 2)
+    return resample(images, zoom, centre, torch.full_like(centre, FRAME / 2), FRAME, even=True)
 
 
 def side_for(size: int) -> int:

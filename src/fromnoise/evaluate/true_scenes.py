@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fromnoise.data.cutouts import Cutouts
+from fromnoise.data.digits import Digits
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
 from fromnoise.data.scenes import Scenes, load_held_out
@@ -18,6 +20,7 @@ from fromnoise.data.table import source_name
 from fromnoise.data.things import Kind
 from fromnoise.errors import UserError
 from fromnoise.evaluate.classifier import open_classifier
+from fromnoise.evaluate.cutout_reader import open_cutout_reader
 from fromnoise.evaluate.metrics import SCENE_METRICS, Measurement, check_names
 from fromnoise.evaluate.prompts import (
     BATCH,
@@ -29,7 +32,7 @@ from fromnoise.evaluate.prompts import (
     measure_reconstruction,
 )
 from fromnoise.evaluate.reference import SCENES
-from fromnoise.evaluate.scene_reader import matches, read_scenes
+from fromnoise.evaluate.scene_reader import DigitReader, ThingReader, matches, read_scenes
 from fromnoise.interop.tokenizer import read_tokenizer
 from fromnoise.models import Model, shipped_models
 from fromnoise.models.clip import open_clip
@@ -62,14 +65,21 @@ class TrueScenes:
     @cached_property
     def read(self) -> Reader:
         """What reads pictures."""
-        classifier, _ = open_classifier()
+        reader = self._reader()
 
         def read(pixels: Tensor, scenes: Sequence[Scene]) -> list[dict[str, bool]]:
             parts = tqdm(pixels.split(BATCH), "reading pictures", unit="batch", leave=False, delay=1, disable=None)
-            found = [scene for part in parts for scene in read_scenes(part, classifier)]
+            found = [scene for part in parts for scene in read_scenes(part, reader)]
             return [matches(scene, shown) for scene, shown in zip(scenes, found, strict=True)]
 
         return read
+
+    def _reader(self) -> ThingReader:
+        """What says which things there are: digits, by the classifier that ships; others, by one that was trained."""
+        if isinstance(self.held_out.things, Digits):
+            return DigitReader(open_classifier()[0])
+        assert isinstance(self.held_out.things, Cutouts)
+        return open_cutout_reader(self.held_out.things, self.folder)
 
     @property
     def has_clip(self) -> bool:

@@ -207,6 +207,7 @@ READ_BY = {
     "classifier": {"data", "train"},
     "autoencoder": {"data", "autoencoder", "train"},
     "clip": {"data", "clip", "train"},
+    "reader": {"data", "train"},
 }
 """the tables of a preset that each task reads"""
 
@@ -219,8 +220,9 @@ class TrainingConfig:
     """of the model, and of its folder in ``runs``"""
     description: str = ""
     """one line, for the model card"""
-    task: Literal["denoising", "classifier", "autoencoder", "clip"] = "denoising"
-    """what is trained: a diffusion model, the classifier that judges digits, an autoencoder, or a small CLIP"""
+    task: Literal["denoising", "classifier", "autoencoder", "clip", "reader"] = "denoising"
+    """what is trained: a diffusion model, the classifier that judges digits, an autoencoder, a small CLIP, or the
+    classifier that tells the things of scenes"""
     data: DataConfig = field(default_factory=DataConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
