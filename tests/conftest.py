@@ -1,5 +1,6 @@
 """What the tests of several modules share: two tiny models with random weights, as directories."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,19 @@ def without_null_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows no classes."""
     return save_random_model(tmp_path_factory.mktemp("models") / "unconditional")
+
+
+@pytest.fixture
+def small_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A few names of emoji in place of all, as their package keeps them."""
+    from small_things import NAMES
+
+    from fromnoise.data import emoji
+
+    (tmp_path / "names/data").mkdir(parents=True)
+    for group, lines in NAMES.items():
+        (tmp_path / f"names/data/emojis_{group}.csv").write_text(lines, encoding="utf-8")
+    monkeypatch.setattr(emoji.resources, "files", lambda package: tmp_path / "names")
+    emoji.all_emoji.cache_clear()
+    yield
+    emoji.all_emoji.cache_clear()

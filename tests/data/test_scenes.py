@@ -1,18 +1,24 @@
 """Scenes show what their captions say, keep some combinations for evaluation, and depend on their seed alone."""
 
+import hashlib
 import re
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
+from small_scenes import prompts, small_digits
 from torch import Tensor
 
 from fromnoise.data.captions import load_captioned
+from fromnoise.data.digits import Digits
 from fromnoise.data.images import Images, load_images
+from fromnoise.data.resampling import ink_edges, resample
 from fromnoise.data.scene_captions import COLOURS, DIGITS, RELATIONS, Scene
-from fromnoise.data.scenes import RGB, Scenes, ink_edges, load_held_out, load_scenes, prompts, resample
+from fromnoise.data.scenes import Scenes, load_held_out, load_scenes
+from fromnoise.data.things import RGB
 from fromnoise.errors import UserError
+from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import DataConfig
 
 COLOUR = "|".join(COLOURS)
@@ -26,12 +32,12 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def digits() -> Images:
-    return load_images("digits", "test", channels=1, size=8, labelled=True)
+    return small_digits()
 
 
 @pytest.fixture(scope="module")
 def scenes(digits: Images) -> Scenes:
-    return Scenes(digits)
+    return Scenes(Digits(digits))
 
 
 def said(caption: str) -> dict[str, list[str] | str]:
@@ -108,7 +114,7 @@ def test_training_never_draws_what_is_kept_for_evaluation(scenes: Scenes) -> Non
 
 
 def test_held_out_scenes_show_every_combination(digits: Images) -> None:
-    _, drawn = Scenes(digits, held_out=True).draw_scenes(5000, seeded())
+    _, drawn = Scenes(Digits(digits), held_out=True).draw_scenes(5000, seeded())
     assert combinations(drawn) == EVERY
 
 
@@ -131,7 +137,35 @@ def test_a_seed_decides_everything(scenes: Scenes) -> None:
     assert all(torch.equal(drawn[name], same[name]) for name in drawn)
     others, other_captions = scenes.draw(torch.arange(20), seeded(6))
     assert captions != other_captions
-    assert not torch.equal(drawn["digits"], others["digits"])
+    assert not torch.equal(drawn["cutouts"], others["cutouts"])
+
+
+def digest(drawn: dict[str, Tensor]) -> str:
+    together = hashlib.sha256()
+    for name in sorted(drawn):
+        together.update(drawn[name].contiguous().numpy().tobytes())
+    return together.hexdigest()[:16]
+
+
+def test_the_scenes_of_a_seed_have_the_bits_that_models_were_trained_on(digits: Images) -> None:
+    """Noted when the model that ships was trained: another order of the draws would change its losses."""
+    train = Scenes(Digits(load_images("digits", "train", channels=1, size=8, labelled=True)))
+    held_out = Scenes(Digits(digits), held_out=True)
+    noted = {
+        (train, 0): ("b361e9bdb2c54ebb", "52d4c4726e89e9c9", -27992.1115),
+        (train, 5): ("688219f068154479", "33366dccbaf0fe37", 28543.0514),
+        (held_out, 0): ("c5db815fad4af023", "ffa42d3ddbef0618", -28598.2765),
+        (held_out, 5): ("01debd6192df4aab", "7a95651745b3b348", 22237.8457),
+    }
+    for (scenes, seed), (of_drawn, of_captions, total) in noted.items():
+        drawn, captions = scenes.draw(torch.arange(200), seeded(seed))
+        assert digest(drawn) == of_drawn
+        assert hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16] == of_captions
+        assert scenes.images(drawn).double().sum().item() == pytest.approx(total, abs=0.1)
+    assert DataRecord.of_captioned(train) == DataRecord(0, 1415253912, 2457050032, None)
+    asked = [scene for kind in Digits.kinds for scene in train.prompts(kind, 50, 3)]
+    assert hashlib.sha256("\n".join(scene.caption for scene in asked).encode()).hexdigest()[:16] == "05f01fbe9b97bc89"
+    assert digest(train.paint(asked, seeded(1))) == "f268f788032878ad"
 
 
 def test_pictures_have_the_colours_and_sizes_that_are_drawn(scenes: Scenes) -> None:
@@ -140,7 +174,7 @@ def test_pictures_have_the_colours_and_sizes_that_are_drawn(scenes: Scenes) -> N
     assert images.shape == (60, 3, 64, 64)
     assert images.dtype == torch.float32
     assert images.abs().max() <= 1
-    for image, scene, inked, to in zip(images, described, drawn["digits"], drawn["to"], strict=True):
+    for image, scene, inked, to in zip(images, described, drawn["cutouts"], drawn["to"], strict=True):
         pixels = (image + 1) * 127.5
         ground = RGB[COLOURS.index(scene.background)][:, None, None]
         assert (pixels[:, ::63, ::63] - ground).abs().max() <= 11
@@ -173,7 +207,7 @@ def test_a_picture_depends_neither_on_its_neighbours_nor_on_how_memory_lies(scen
 
 def test_lengths_grow_with_the_picture(digits: Images, scenes: Scenes) -> None:
     drawn, captions = scenes.draw(torch.arange(8), seeded(2))
-    large = Scenes(digits, size=128)
+    large = Scenes(Digits(digits), size=128)
     larger, same = large.draw(torch.arange(8), seeded(2))
     assert captions == same
     halved = torch.nn.functional.avg_pool2d(large.images(larger), 2)
@@ -208,10 +242,10 @@ def test_digits_that_make_no_scenes_are_refused(digits: Images) -> None:
     assert digits.labels is not None
     for wrong in (replace(digits, labels=None), replace(digits, class_names=("a", "b"))):
         with pytest.raises(UserError, match=r"--data\.digits"):
-            Scenes(wrong)
+            Digits(wrong)
     some = digits.labels != 4
     with pytest.raises(UserError, match="no 4"):
-        Scenes(replace(digits, pixels=digits.pixels[some], labels=digits.labels[some]))
+        Digits(replace(digits, pixels=digits.pixels[some], labels=digits.labels[some]))
 
 
 def test_scenes_are_loaded_by_name_with_other_digits_held_out() -> None:
@@ -220,7 +254,7 @@ def test_scenes_are_loaded_by_name_with_other_digits_held_out() -> None:
     assert isinstance(train, Scenes)
     assert isinstance(held_out, Scenes)
     assert (train.size, train.rows, train.held_out, held_out.held_out) == (64, None, False, True)
-    assert (len(train.digits), len(held_out.digits)) == (1500, 297)
+    assert (len(train.things.pixels), len(held_out.things.pixels)) == (1500, 297)
 
 
 def test_given_scenes_are_painted(scenes: Scenes, digits: Images) -> None:
@@ -231,14 +265,14 @@ def test_given_scenes_are_painted(scenes: Scenes, digits: Images) -> None:
     nearest = (255 / 2 * (drawn["colours"] + 1))[:, :, None].sub(RGB).norm(dim=3).argmin(2)  # (B, 3)
     for i, scene in enumerate(asked):
         (row, column), (second_row, second_column) = drawn["to"][i].tolist()
-        heights = (drawn["zoom"][i, :, 0] * _ink_heights(drawn["digits"][i])).tolist()
+        heights = (drawn["zoom"][i, :, 0] * _ink_heights(drawn["cutouts"][i, :, 0])).tolist()
         for j, thing in enumerate(scene.things):
-            assert rows[drawn["digits"][i, j].numpy().tobytes()] == thing.digit
+            assert rows[drawn["cutouts"][i, j].numpy().tobytes()] == thing.digit
             assert COLOURS[nearest[i, j]] == thing.colour
             assert (heights[j] > 23) == (thing.size == "large")
         assert COLOURS[nearest[i, 2]] == scene.background
         if len(scene.things) == 1:
-            assert not drawn["digits"][i, 1].any()
+            assert not drawn["cutouts"][i, 1].any()
             words = [("top", "middle", "bottom")[int(row / 22)], ("left", "middle", "right")[int(column / 22)]]
             assert scene.where == " ".join(word for word in words if word != "middle") or words == ["middle", "middle"]
         else:
@@ -262,4 +296,4 @@ def test_held_out_scenes_alone_are_those_of_both() -> None:
     config = DataConfig(source="scenes", digits="digits", channels=3, size=64)
     both, alone = load_scenes(config)[1], load_held_out(config)
     assert alone.held_out and alone.size == both.size == 64
-    assert torch.equal(alone.digits.pixels, both.digits.pixels)
+    assert torch.equal(alone.things.pixels, both.things.pixels)

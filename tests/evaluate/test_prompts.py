@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_scenes import prompts
 
-from fromnoise.data.scenes import prompts
+from fromnoise.data.digits import Digits
 from fromnoise.evaluate.prompts import KINDS, Asked, measure_clip, measure_prompts, measure_reconstruction
 from fromnoise.evaluate.scene_reader import EVERYTHING
 from fromnoise.evaluate.true_scenes import TrueScenes
@@ -28,7 +29,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sets(source):
     """Some scenes of each kind, drawn as they are."""
-    asked = {kind: prompts(kind, N, seed=3) for kind in KINDS}
+    asked = {kind: prompts(kind, N, seed=3) for kind in Digits.kinds}
     return {kind: Asked(scenes, *[source.painted(scenes, 0)] * 2) for kind, scenes in asked.items()}
 
 
@@ -39,13 +40,16 @@ def without_digits(figures):
 def test_true_scenes_score_the_readers_own_figure(source, sets):
     measured = measure_prompts(source.read, sets)
     assert list(measured) == ["prompts_seen", "prompts_unseen", "prompts_two"]
-    for kind, found in zip(KINDS, measured.values(), strict=True):
+    for kind, found in zip(Digits.kinds, measured.values(), strict=True):
         true = found.details["true"]
         assert found.value == true["together"] > 0.5
         assert found.details["attributes"] == true["attributes"]
         assert set(without_digits(true["attributes"]).values()) == {1}
         assert found.details["standard_error"] == pytest.approx(math.sqrt(found.value * (1 - found.value) / N))
-        assert f"of {N} {KINDS[kind]}" in found.meaning and f"of true scenes {found.value:.2%}" in found.meaning
+        assert (
+            f"of {N} {KINDS[kind].format(noun='digit')}" in found.meaning
+            and f"of true scenes {found.value:.2%}" in found.meaning
+        )
     assert {"place"} < set(measured["prompts_seen"].details["attributes"])
     assert {"relation", "second digit"} < set(measured["prompts_two"].details["attributes"])
 

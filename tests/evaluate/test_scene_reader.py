@@ -4,28 +4,32 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from small_scenes import small_digits
 from torch import Tensor
 
 from fromnoise.data.captions import Drawn
-from fromnoise.data.images import load_images, to_pixels
-from fromnoise.data.scene_captions import COLOURS, PLACES, RELATIONS, Scene, Thing
-from fromnoise.data.scenes import CENTRES, RGB, Scenes, ink_edges
+from fromnoise.data.digits import Digits
+from fromnoise.data.images import to_pixels
+from fromnoise.data.resampling import ink_edges
+from fromnoise.data.scene_captions import COLOURS, PLACES, RELATIONS, Digit, Scene
+from fromnoise.data.scenes import Scenes
+from fromnoise.data.things import RGB
 from fromnoise.evaluate.classifier import open_classifier
-from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, cut_out, matches, read_scenes
-from fromnoise.nn.classifier import Classifier
+from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, DigitReader, cut_out, matches, read_scenes
 
-ONE = Scene((Thing(7, "large", "red"),), "top left", "blue")
-TWO = Scene((Thing(3, "small", "white"), Thing(9, "large", "green")), "left of", "black")
+ONE = Scene((Digit(7, "large", "red"),), "top left", "blue")
+TWO = Scene((Digit(3, "small", "white"), Digit(9, "large", "green")), "left of", "black")
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return open_classifier()[0]
+def reader() -> DigitReader:
+    return DigitReader(open_classifier()[0])
 
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return Scenes(load_images("digits", "test", channels=1, size=8, labelled=True), held_out=True)
+    return Scenes(Digits(small_digits()), held_out=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +49,8 @@ def normal(scene: Scene) -> Scene:
     return replace(scene, things=scene.things[::-1], where=OPPOSITE[scene.where]) if swapped else scene
 
 
-def read(scenes: Scenes, drawn: Drawn, classifier: Classifier) -> list[Scene]:
-    return read_scenes(to_pixels(scenes.images(drawn)), classifier)
+def read(scenes: Scenes, drawn: Drawn, reader: DigitReader) -> list[Scene]:
+    return read_scenes(to_pixels(scenes.images(drawn)), reader)
 
 
 def without_digits(scene: Scene) -> Scene:
@@ -55,9 +59,9 @@ def without_digits(scene: Scene) -> Scene:
 
 
 def test_everything_that_is_measured_is_read_right(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
-    found = read(scenes, drawn[0], classifier)
+    found = read(scenes, drawn[0], reader)
     for scene, seen in zip(drawn[1], found, strict=True):
         assert without_digits(seen) == without_digits(scene)
         right = matches(full(scene), seen)
@@ -70,11 +74,11 @@ def test_everything_that_is_measured_is_read_right(
     assert sum(a == b for a, b in pairs) > 0.9 * len(pairs)  # it learned from MNIST's digits, not from these
 
 
-def test_it_reads_digits_of_any_resolution(scenes: Scenes, classifier: Classifier) -> None:
-    pixels = scenes.digits.pixels.repeat_interleave(3, 2).repeat_interleave(3, 3)
-    framed = Scenes(replace(scenes.digits, pixels=torch.nn.functional.pad(pixels, (2, 2, 2, 2))), held_out=True)
+def test_it_reads_digits_of_any_resolution(scenes: Scenes, reader: DigitReader) -> None:
+    pixels = small_digits().pixels.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    framed = Scenes(Digits(replace(small_digits(), pixels=F.pad(pixels, (2, 2, 2, 2)))), held_out=True)
     drawn, described = framed.draw_scenes(30, torch.Generator().manual_seed(2))
-    for scene, seen in zip(described, read(framed, drawn, classifier), strict=True):
+    for scene, seen in zip(described, read(framed, drawn, reader), strict=True):
         assert without_digits(seen) == without_digits(scene)
 
 
@@ -85,13 +89,13 @@ def of_kind(drawn: tuple[Drawn, list[Scene]], count: int, number: int = 8) -> tu
 
 
 def test_each_attribute_is_read_from_the_picture_alone(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
     ones, before = of_kind(drawn, 1)
-    seen = [scene.attributes for scene in read(scenes, ones, classifier)]
+    seen = [scene.attributes for scene in read(scenes, ones, reader)]
 
     def changed(**values: Tensor) -> list[set[str]]:
-        after = [scene.attributes for scene in read(scenes, ones | values, classifier)]
+        after = [scene.attributes for scene in read(scenes, ones | values, reader)]
         return [{name for name in old if old[name] != new[name]} for old, new in zip(seen, after, strict=True)]
 
     colours = ones["colours"].clone()
@@ -108,51 +112,53 @@ def test_each_attribute_is_read_from_the_picture_alone(
     factor = torch.tensor([1.5 if scene.things[0].size == "small" else 1 / 1.5 for scene in before])
     assert all(names - {"digit"} == {"size"} for names in changed(zoom=ones["zoom"] * factor[:, None, None]))
 
+    centres = Digits.lengths.centres
     cells = [(PLACES.index(scene.where) + 4) % 9 for scene in before]
     to = ones["to"].clone()
-    to[:, 0] = torch.tensor([[CENTRES[cell // 3], CENTRES[cell % 3]] for cell in cells])
+    to[:, 0] = torch.tensor([[centres[cell // 3], centres[cell % 3]] for cell in cells])
     assert all(names - {"digit"} == {"place"} for names in changed(to=to))
 
-    digits = scenes.digits.pixels[scenes.by_digit[scenes.counts.cumsum(0) - 1]][:, 0]  # one of each
+    things = Digits(small_digits())
+    digits = things.pixels[things.by_digit[things.counts.cumsum(0) - 1]]  # one of each
     chosen = torch.stack([digits[(scene.things[0].digit + 1) % 10] for scene in before])
     different = torch.stack([chosen, torch.zeros_like(chosen)], 1)
-    assert all("digit" in names for names in changed(digits=different))
+    assert all("digit" in names for names in changed(cutouts=different))
 
 
 def test_the_relation_is_read_from_where_the_digits_are(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
     twos, before = of_kind(drawn, 2, 12)
     assert {scene.where for scene in before} == {*RELATIONS}
     turned = twos | {"to": twos["to"].flip(2)}  # rows become columns
     right = {"left of": "above", "right of": "below", "above": "left of", "below": "right of"}
-    for scene, seen in zip(before, read(scenes, turned | {"zoom": twos["zoom"] * 0.9}, classifier), strict=True):
+    for scene, seen in zip(before, read(scenes, turned | {"zoom": twos["zoom"] * 0.9}, reader), strict=True):
         assert without_digits(seen).where == normal(replace(scene, where=right[scene.where])).where
         assert not matches(full(scene), seen)["relation"]
     swapped = twos | {"to": twos["to"].flip(1)}
-    for scene, seen in zip(before, read(scenes, swapped | {"zoom": twos["zoom"] * 0.9}, classifier), strict=True):
+    for scene, seen in zip(before, read(scenes, swapped | {"zoom": twos["zoom"] * 0.9}, reader), strict=True):
         assert not matches(full(scene), seen)[EVERYTHING]
 
 
 def test_nothing_and_specks_are_no_digits(
-    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], classifier: Classifier
+    scenes: Scenes, drawn: tuple[Drawn, list[Scene]], reader: DigitReader
 ) -> None:
     empty = torch.full((1, 3, 64, 64), 10, dtype=torch.uint8)
-    assert read_scenes(empty, classifier) == [Scene((), "", "black")]
-    assert read_scenes(empty[:0], classifier) == []
+    assert read_scenes(empty, reader) == [Scene((), "", "black")]
+    assert read_scenes(empty[:0], reader) == []
     ones, _ = of_kind(drawn, 1)
     pixels = to_pixels(scenes.images(ones))
     specked = pixels.clone()
     specked[:, :, ::60, 3:5] = 255 - specked[:, :, ::60, 3:5]
-    assert read_scenes(specked, classifier) == read_scenes(pixels, classifier)
+    assert read_scenes(specked, reader) == read_scenes(pixels, reader)
 
 
-def test_a_digit_in_pieces_is_one_digit(classifier: Classifier) -> None:
+def test_a_digit_in_pieces_is_one_digit(reader: DigitReader) -> None:
     pixels = torch.full((2, 3, 64, 64), 250, dtype=torch.uint8)
     pixels[:, :, 18:46, 24:40] = 10
     pixels[0, :, 26:29] = 250  # a free row
     pixels[1, :, :, 31:34] = 250  # a free column
-    for scene in read_scenes(pixels, classifier):
+    for scene in read_scenes(pixels, reader):
         assert [(thing.size, thing.colour) for thing in scene.things] == [("large", "black")]
         assert (scene.where, scene.background) == ("middle", "white")
 
@@ -172,9 +178,9 @@ def test_cut_out_digits_are_like_those_of_mnist() -> None:
 
 
 WRONG = {
-    "digit": replace(ONE, things=(Thing(1, "large", "red"),)),
-    "size": replace(ONE, things=(Thing(7, "small", "red"),)),
-    "colour": replace(ONE, things=(Thing(7, "large", "orange"),)),
+    "digit": replace(ONE, things=(Digit(1, "large", "red"),)),
+    "size": replace(ONE, things=(Digit(7, "small", "red"),)),
+    "colour": replace(ONE, things=(Digit(7, "large", "orange"),)),
     "place": replace(ONE, where="top"),
     "background": replace(ONE, background="green"),
 }
@@ -194,7 +200,7 @@ def test_of_two_digits_either_may_be_read_first() -> None:
     other = Scene(TWO.things[::-1], "right of", "black")
     assert all(matches(full(TWO), other).values())
     assert all(matches(full(other), TWO).values())
-    mixed = replace(TWO, things=(Thing(3, "small", "green"), Thing(9, "large", "white")))
+    mixed = replace(TWO, things=(Digit(3, "small", "green"), Digit(9, "large", "white")))
     assert {name for name, ok in matches(full(TWO), mixed).items() if not ok} == {"colour", "second colour", EVERYTHING}
     reversed_ = replace(TWO, where="right of")
     assert not matches(full(TWO), reversed_)[EVERYTHING]

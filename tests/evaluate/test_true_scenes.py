@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_scenes import prompts
 from small_sd import save_pipeline
 from stand_ins import untrained
 
 from fromnoise.cli import main
-from fromnoise.data.scenes import prompts
 from fromnoise.errors import UserError
 from fromnoise.evaluate import report, true_scenes
 from fromnoise.evaluate.reference import reference_of

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import CLASSIFIER, TINY, Run, assert_same_run, checkpoint_steps, logged_step
+from small_things import draw_cutouts
 
 from fromnoise.cli import main
 from fromnoise.errors import UserError
@@ -280,6 +281,24 @@ def test_three_stages_make_a_model_that_takes_prompts(three, tmp_path, capfd):
     train_stages(load_stages(str(three)), stopped, resume=True)
     for stage in ("stages/autoencoder", "stages/clip", ""):
         assert_same_run(stopped / stage, out / stage)
+
+
+def test_three_stages_learn_things_that_are_cut_out(three, tmp_path):
+    """By the presets of digits, which are told to draw other things; killed within each, to the same bits."""
+    shared = Shared(data=SharedData(things=str(draw_cutouts(tmp_path / "cutouts"))))
+    out = train_stages(load_stages(str(three)), tmp_path / "run", shared=shared)
+    model = open_model(out)
+    assert generate(model, Request(prompts=("an owl on green",), steps=2)).shape == (1, 3, 16, 16)
+    assert {"owl", "umbrella", "green", "frog"} <= {*(out / "tokenizer/words.txt").read_text().split()}
+    stopped = tmp_path / "stopped"
+    shutil.copytree(out, stopped)
+    for stage in ("stages/autoencoder", "stages/clip", ""):
+        (stopped / stage / "README.md").unlink()
+        shutil.rmtree(stopped / stage / "checkpoints/step-00000004")
+    train_stages(load_stages(str(three)), stopped, resume=True)
+    for stage in ("stages/autoencoder", "stages/clip", ""):
+        assert_same_run(stopped / stage, out / stage)
+        assert load_config(str(stopped / stage / "training.toml")).data.things == str(tmp_path / "cutouts")
 
 
 # What is refused

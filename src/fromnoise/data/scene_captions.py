@@ -3,18 +3,18 @@
 A caption says nothing that is not so, but it may leave something out: `Scene.named` lists what it names.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 Value = TypeVar("Value")
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
 SIZES = ("small", "large")
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
-"""of one digit, row by row"""
+"""of one thing, row by row"""
 RELATIONS = ("left of", "right of", "above", "below")
-"""of the first digit to the second"""
+"""of the first thing to the second"""
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SYNONYMS = {"small": ("small", "little"), "large": ("large", "big")}
@@ -38,18 +38,59 @@ LEFT_OUT = 0.3  # how often one of the others leaves an attribute out
 CHANCES = 24  # random numbers that suffice for a caption
 
 
+class Thing(Protocol):
+    """A thing in a scene, in plain values."""
+
+    noun: ClassVar[str]
+    """the attribute that every caption names: what it is"""
+
+    @property
+    def size(self) -> str:
+        """One of SIZES."""
+
+    @property
+    def attributes(self) -> dict[str, str | int]:
+        """Everything that a caption can name of it: a name and a value for each."""
+
+    def words(self, named: Collection[str], choose: "Chances", terse: bool, alone: bool) -> str:
+        """The thing in English, with those of its attributes that are ``named``; tersely without an article.
+
+        What is said of the only thing may be no more than a word that tells it from others.
+        """
+
+
 @dataclass(frozen=True)
-class Thing:
-    """A digit in a scene."""
+class Digit:
+    """A digit in a scene, see `Thing`."""
 
     digit: int
     size: str  # one of SIZES
     colour: str  # one of COLOURS
 
+    noun: ClassVar[str] = "digit"
+
+    @property
+    def attributes(self) -> dict[str, str | int]:
+        return {"digit": self.digit, "size": self.size, "colour": self.colour}
+
+    def words(self, named: Collection[str], choose: "Chances", terse: bool, alone: bool) -> str:
+        """``a large red seven``, or tersely ``large 7 in red``."""
+        size = choose.one(SYNONYMS[self.size]) if "size" in named else ""
+        colour = self.colour if "colour" in named else ""
+        if terse:
+            digit = str(self.digit) if choose.happens(0.75) else DIGITS[self.digit]
+            if choose.happens(0.5):
+                return join([size, colour, digit])
+            return join([size, digit, f"in {colour}" if colour else ""])
+        digit = choose.one((DIGITS[self.digit], str(self.digit)))
+        kind = choose.one(("digit", "number")) if choose.happens(0.1) else ""
+        words = join([size, colour, kind, digit])
+        return f"{'an' if words.split()[0] in AN else 'a'} {words}"
+
 
 @dataclass(frozen=True)
 class Scene:
-    """One digit at a place, or two, of which the first stands in a relation to the second."""
+    """One thing at a place, or two, of which the first stands in a relation to the second."""
 
     things: tuple[Thing, ...]
     where: str  # one of PLACES or of RELATIONS
@@ -61,12 +102,12 @@ class Scene:
     def attributes(self) -> dict[str, str | int]:
         """Everything that a caption can name: a name and a value for each.
 
-        These are ``digit``, ``size``, ``colour``, ``place`` and ``background`` of one digit. Of two, they are
+        Of one digit these are ``digit``, ``size``, ``colour``, ``place`` and ``background``. Of two, they are
         ``relation`` instead of the place, and ``second digit``, ``second size`` and ``second colour`` too.
         """
         found: dict[str, str | int] = {}
         for prefix, thing in zip(("", "second "), self.things, strict=False):
-            found |= {f"{prefix}digit": thing.digit, f"{prefix}size": thing.size, f"{prefix}colour": thing.colour}
+            found |= {f"{prefix}{name}": value for name, value in thing.attributes.items()}
         return found | {"place" if len(self.things) == 1 else "relation": self.where, "background": self.background}
 
 
@@ -85,7 +126,7 @@ class Chances:
 
 
 def describe(scene: Scene, chances: Iterable[float], *, everything: bool = False) -> Scene:
-    """The scene with a caption and with what that names: the digits always, ``everything`` if so asked.
+    """The scene with a caption and with what that names: what the things are always, ``everything`` if so asked.
 
     Args:
         scene: what is to be said.
@@ -94,58 +135,45 @@ def describe(scene: Scene, chances: Iterable[float], *, everything: bool = False
     """
     choose, names = Chances(chances), scene.attributes
     full = choose.happens(FULL) or everything
-    left_out = {name for name in names if not full and "digit" not in name and choose.happens(LEFT_OUT)}
+    always = {f"{prefix}{thing.noun}" for prefix, thing in zip(("", "second "), scene.things, strict=False)}
+    left_out = {name for name in names if not full and name not in always and choose.happens(LEFT_OUT)}
     named = frozenset(names.keys() - left_out)
     caption = (_one if len(scene.things) == 1 else _two)(scene, named, choose)
     return Scene(scene.things, scene.where, scene.background, named, caption)
 
 
 def _one(scene: Scene, named: frozenset[str], choose: Chances) -> str:
-    """A caption of one digit."""
+    """A caption of one thing."""
     terse = choose.happens(0.25)
-    thing = _thing(scene.things[0], named, "", choose, terse)
+    thing = scene.things[0].words(named, choose, terse, True)
     if terse:  # 7 in red, bottom right, on black
         place = scene.where if "place" in named else ""
         ground = choose.one((f"on {scene.background}", f"{scene.background} background"))
-        return _join([thing, place, ground if "background" in named else ""], ", ")
+        return join([thing, place, ground if "background" in named else ""], ", ")
     place, ground = _place(scene.where, choose) if "place" in named else "", _ground(scene, named, choose)
     match choose.one(("place", "place", "ground", "first")):
         case "place":  # a large red seven in the top left corner on a blue background
-            return _join([thing, place, ground])
+            return join([thing, place, ground])
         case "ground":  # a large red seven on a blue background, top left
-            return _join([_join([thing, ground]), choose.one((place, scene.where)) if place else ""], ", ")
+            return join([join([thing, ground]), choose.one((place, scene.where)) if place else ""], ", ")
         case _:  # on a blue background, a large red seven in the top left corner
-            return _join([ground, _join([thing, place])], ", ")
+            return join([ground, join([thing, place])], ", ")
 
 
 def _two(scene: Scene, named: frozenset[str], choose: Chances) -> str:
-    """A caption of two digits."""
+    """A caption of two things."""
     terse = choose.happens(0.25)
+    of_second = [name.removeprefix("second ") for name in named if name.startswith("second ")]
     first, second = (
-        _thing(thing, named, prefix, choose, terse) for prefix, thing in zip(("", "second "), scene.things, strict=True)
+        thing.words(names, choose, terse, False) for thing, names in zip(scene.things, (named, of_second), strict=True)
     )
     relation = choose.one(RELATION_PHRASES[scene.where]) if "relation" in named else "and"
     both, ground = f"{first} {relation} {second}", _ground(scene, named, choose)
     if terse:  # 7 in red above 3 in white, on black
-        return _join([both, f"on {scene.background}" if ground else ""], ", ")
+        return join([both, f"on {scene.background}" if ground else ""], ", ")
     if choose.happens(0.25):  # on a blue background, a small white three left of a green nine
-        return _join([ground, both], ", ")
-    return _join([both, ground])
-
-
-def _thing(thing: Thing, named: frozenset[str], prefix: str, choose: Chances, terse: bool) -> str:
-    """``a large red seven``, or tersely ``large 7 in red``."""
-    size = choose.one(SYNONYMS[thing.size]) if f"{prefix}size" in named else ""
-    colour = thing.colour if f"{prefix}colour" in named else ""
-    if terse:
-        digit = str(thing.digit) if choose.happens(0.75) else DIGITS[thing.digit]
-        if choose.happens(0.5):
-            return _join([size, colour, digit])
-        return _join([size, digit, f"in {colour}" if colour else ""])
-    digit = choose.one((DIGITS[thing.digit], str(thing.digit)))
-    kind = choose.one(("digit", "number")) if choose.happens(0.1) else ""
-    words = _join([size, colour, kind, digit])
-    return f"{'an' if words.split()[0] in AN else 'a'} {words}"
+        return join([ground, both], ", ")
+    return join([both, ground])
 
 
 def _place(place: str, choose: Chances) -> str:
@@ -164,6 +192,6 @@ def _ground(scene: Scene, named: frozenset[str], choose: Chances) -> str:
     return choose.one(phrases) if "background" in named else ""
 
 
-def _join(parts: Iterable[str], between: str = " ") -> str:
+def join(parts: Iterable[str], between: str = " ") -> str:
     """Those parts that are not empty."""
     return between.join(part for part in parts if part)

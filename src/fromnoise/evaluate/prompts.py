@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
-from fromnoise.data.scenes import Kind
+from fromnoise.data.things import Kind
 from fromnoise.diffusion.reconstruction import psnr
 from fromnoise.evaluate.likeness import clip_scores
 from fromnoise.evaluate.metrics import Measurement
@@ -27,11 +27,12 @@ Embedder = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """pictures, uint8 ``(N, 3, S, S)``, and captions to their vectors, ``(N, D)`` each"""
 
 KINDS: dict[Kind, str] = {
-    "seen": "prompts for one digit, in combinations that training had,",
-    "unseen": "prompts for one digit, in combinations that training never had,",
-    "two": "prompts for two digits",
+    "seen": "prompts for one {noun}, in combinations that training had,",
+    "unseen": "prompts for one {noun}, in combinations that training never had,",
+    "composed": "prompts for one {noun}, with a look that training had with others alone,",
+    "two": "prompts for two {noun}s",
 }
-"""the sets of prompts, as `fromnoise.data.scenes.prompts` names them, in words"""
+"""the sets of prompts, as `Scenes.prompts` takes them, in words; things have some of them"""
 
 BATCH = 100
 
@@ -53,11 +54,13 @@ def measure_prompts(read: Reader, sets: Mapping[Kind, Asked]) -> dict[str, Measu
     """
     measured = {}
     for kind, asked in sets.items():
+        noun = asked.scenes[0].things[0].noun
         drawn, true = (_fractions(read(pixels, asked.scenes)) for pixels in (asked.drawn, asked.true))
         value, error, count = drawn["together"], _error_of(drawn["together"], len(asked.scenes)), len(asked.scenes)
         parts = ", ".join(f"{name} {part:.2%}" for name, part in drawn["attributes"].items())
         meaning = (
-            f"{value:.2%} +- {error:.2%} of {count} {KINDS[kind]} have everything right that they name ({parts}); "
+            f"{value:.2%} +- {error:.2%} of {count} {KINDS[kind].format(noun=noun)} have everything right "
+            f"that they name ({parts}); "
             f"of true scenes {true['together']:.2%} are read so"
         )
         true["standard_error"] = _error_of(true["together"], count)
@@ -80,7 +83,7 @@ def measure_reconstruction(
 ) -> dict[str, Measurement]:
     """What is left of true scenes after an autoencoder's two ways.
 
-    ``reconstruction``: of the digits that are read right in the original, which part is read right in what comes out.
+    ``reconstruction``: of the things that are read right in the original, which part is read right in what comes out.
     ``psnr``: the mean of the peak signal-to-noise ratios of the pictures, in dB.
 
     Args:
@@ -90,14 +93,15 @@ def measure_reconstruction(
     parts = tqdm(pixels.split(BATCH), "reconstructing", unit="batch", leave=False, delay=1, disable=None)
     outcome = torch.cat([to_pixels(space.decode(space.encode(from_pixels(part.to(device))))).cpu() for part in parts])
     pairs = zip(read(pixels, scenes), read(outcome, scenes), strict=True)
-    kept = [after[name] for before, after in pairs for name in before if name.endswith("digit") and before[name]]
+    noun = scenes[0].things[0].noun
+    kept = [after[name] for before, after in pairs for name in before if name.endswith(noun) and before[name]]
     value = sum(kept) / max(len(kept), 1)
     error, ratios = _error_of(value, max(len(kept), 1)), psnr(from_pixels(outcome), from_pixels(pixels))
     meaning = (
-        f"{value:.2%} +- {error:.2%} of the {len(kept)} digits that are read right in {len(pixels)} true scenes are "
+        f"{value:.2%} +- {error:.2%} of the {len(kept)} {noun}s that are read right in {len(pixels)} true scenes are "
         "read right after encoding and decoding"
     )
-    details = {"standard_error": error, "images": len(pixels), "digits": len(kept)}
+    details = {"standard_error": error, "images": len(pixels), f"{noun}s": len(kept)}
     db, spread = _mean_and_error(ratios)
     return {
         "reconstruction": Measurement(value, meaning, details),

@@ -100,7 +100,8 @@ class Evaluation:
     def _measured_alone(self) -> str:
         """The real images, where none are drawn."""
         if self.scenes is not None:
-            return f"{self.scenes.n} scenes of {SPLIT_NAMES['test']} of {self.scenes.source.name}"
+            source = self.scenes.source
+            return f"{self.scenes.n} scenes of {SPLIT_NAMES[source.split]} of {source.name}"
         return f"{SPLIT_NAMES[self.real.split]} of {self.real.name}" if self.real else "nothing"
 
 

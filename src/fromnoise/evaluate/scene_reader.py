@@ -1,18 +1,22 @@
 """Reads what a picture of a scene shows, without knowing what was asked for, and compares it with what was.
 
-Colours, sizes, places and relations are measured on the pixels. The digits are cut out, brought into the form of
-MNIST's images and judged by the classifier that ships.
+Colours, sizes, places and relations are measured on the pixels, and a `ThingReader` says what the things are. Digits
+are cut out, brought into the form of MNIST's images and judged by the classifier that ships.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fromnoise.data.digits import WIDEST, Digits
 from fromnoise.data.images import to_pixels
-from fromnoise.data.scene_captions import COLOURS, PLACES, Scene, Thing
-from fromnoise.data.scenes import CENTRES, HEIGHTS, LENGTHS_FOR, RGB, WIDEST, ink_edges, resample
+from fromnoise.data.resampling import ink_edges, resample
+from fromnoise.data.scene_captions import COLOURS, PLACES, Digit, Scene, Thing
+from fromnoise.data.things import LENGTHS_FOR, RGB, Lengths
 from fromnoise.evaluate.classifier import SHAPE, judge
 from fromnoise.nn.classifier import Classifier
 
@@ -20,8 +24,6 @@ FAR = 45.0  # in 0..255: how far from the background's colour a pixel is no back
 SPECK = 6  # so many pixels in a square of 7 x 7, or they are a speck
 STRONGEST = 5  # of a digit's pixels show its colour
 EDGE = 0.5  # how much a pixel at the edge of a digit is covered
-TALLEST_SMALL = (HEIGHTS["small"][1] + HEIGHTS["large"][0]) / 2
-LONGEST = {"rows": HEIGHTS["large"][1] + 4, "columns": WIDEST + 2}  # what one digit covers, at most
 MNIST_BOX = 20.0  # the longer side of the ink in MNIST's images
 BATCH = 100  # so many pictures are read at a time
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -31,54 +33,96 @@ EVERYTHING = "everything"
 
 @dataclass(frozen=True)
 class _Parts:
-    """The digits that were found in N pictures, T of them in all."""
+    """The things that were found in N pictures, T of them in all."""
 
     picture: Tensor  # (T,) which picture
     masks: Tensor  # (T, S, S) bool, where its pixels are
-    axes: list[str]  # for each picture, along which axis two digits follow: rows, columns; or nothing
+    axes: list[str]  # for each picture, along which axis two things follow: rows, columns; or nothing
+
+
+@dataclass(frozen=True)
+class Seen:
+    """T things that were found in pictures."""
+
+    edges: Tensor  # (T, 2, 2) where each begins and ends, see `ink_edges`
+    length: Tensor  # (T,) by which its size is told
+    thing: Callable[[int, str], Thing]  # one of them, by its place among them and its size, in plain values
+
+
+class ThingReader(Protocol):
+    """Who says what a thing in a picture is."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """How large things are, and where they stand."""
+
+    @property
+    def longest(self) -> dict[str, float]:
+        """What one thing covers at most in rows and in columns, of a picture of 64 x 64."""
+
+    def look(self, images: Tensor, background: Tensor, masks: Tensor) -> Seen:
+        """What is seen in pictures ``(T, 3, S, S)`` in 0..255, on backgrounds ``(T, 3)``, where there is something.
+
+        That is ``masks``, bool ``(T, S, S)``.
+        """
+
+
+@dataclass(frozen=True)
+class DigitReader:
+    """Reads digits in one colour; see `ThingReader`."""
+
+    classifier: Classifier
+
+    lengths: ClassVar[Lengths] = Digits.lengths
+    longest: ClassVar[dict[str, float]] = {"rows": Digits.lengths.large[1] + 4, "columns": WIDEST + 2}
+
+    def look(self, images: Tensor, background: Tensor, masks: Tensor) -> Seen:
+        colours, coverage = _ink(images, background, masks)
+        edges = ink_edges(coverage, EDGE)  # (T, 2, 2)
+        digits = judge(self.classifier, cut_out(coverage, edges)).digits.tolist()
+        height = edges[:, 0, 1] - edges[:, 0, 0]
+        return Seen(edges, height, lambda part, size: Digit(digits[part], size, nearest_colour(colours[part])))
 
 
 @torch.inference_mode()
-def read_scenes(pixels: Tensor, classifier: Classifier) -> list[Scene]:
-    """What pictures ``(N, 3, S, S)``, uint8, show: scenes without captions, of none, one or two digits.
+def read_scenes(pixels: Tensor, reader: ThingReader) -> list[Scene]:
+    """What pictures ``(N, 3, S, S)``, uint8, show: scenes without captions, of none, one or two things.
 
-    Of two digits the first is the left or the upper one.
+    Of two things the first is the left or the upper one.
     """
-    return [scene for part in pixels.split(BATCH) for scene in _read(part, classifier)]
+    return [scene for part in pixels.split(BATCH) for scene in _read(part, reader)]
 
 
-def _read(pixels: Tensor, classifier: Classifier) -> list[Scene]:
+def _read(pixels: Tensor, reader: ThingReader) -> list[Scene]:
     """What a few pictures show."""
     scale = pixels.shape[-1] / LENGTHS_FOR
     images = pixels.float()  # (N, 3, S, S)
     borders = torch.cat([images[..., :2, :].flatten(2), images[..., -2:, :].flatten(2)], 2)
     sides = torch.cat([images[..., :2].flatten(2), images[..., -2:].flatten(2)], 2)
     background = torch.cat([borders, sides], 2).median(2).values  # (N, 3)
-    parts = _parts(_foreground(images, background), scale)
+    parts = _parts(_foreground(images, background), {axis: scale * most for axis, most in reader.longest.items()})
 
-    ground = background[parts.picture]  # (T, 3)
-    colours, coverage = _ink(images[parts.picture], ground, parts.masks)
-    edges = ink_edges(coverage, EDGE) / scale  # (T, 2, 2)
-    heights, centres = (edges[:, 0, 1] - edges[:, 0, 0]).tolist(), edges.mean(2)  # (T,), (T, 2)
-    cells = (centres[..., None] - torch.tensor(CENTRES)).abs().argmin(2).tolist()  # (T, 2)
-    digits = judge(classifier, cut_out(coverage, edges * scale)).digits.tolist()
+    seen, lengths = reader.look(images[parts.picture], background[parts.picture], parts.masks), reader.lengths
+    largest_small = scale * (lengths.small[1] + lengths.large[0]) / 2
+    centres = seen.edges.mean(2) / scale  # (T, 2)
+    cells = (centres[..., None] - torch.tensor(lengths.centres)).abs().argmin(2).tolist()  # (T, 2)
 
     things: list[list[tuple[Thing, str]]] = [[] for _ in pixels]
     for part, picture in enumerate(parts.picture.tolist()):
-        size = "small" if heights[part] < TALLEST_SMALL else "large"
+        size = "small" if seen.length[part] < largest_small else "large"
         row, column = cells[part]
-        things[picture].append((Thing(digits[part], size, _name(colours[part])), PLACES[3 * row + column]))
+        things[picture].append((seen.thing(part, size), PLACES[3 * row + column]))
     scenes = []
     for picture, found in enumerate(things):
         where = {"rows": "above", "columns": "left of", "": found[0][1] if found else ""}[parts.axes[picture]]
-        scenes.append(Scene(tuple(thing for thing, _ in found), where, _name(background[picture])))
+        scenes.append(Scene(tuple(thing for thing, _ in found), where, nearest_colour(background[picture])))
     return scenes
 
 
 def matches(scene: Scene, read: Scene) -> dict[str, bool]:
     """Which of the attributes that a scene's caption names are right in what was read, by the names of `attributes`.
 
-    ``count`` says whether there are as many digits, and `EVERYTHING` whether all of it is right. Of two digits it does
+    ``count`` says whether there are as many things, and `EVERYTHING` whether all of it is right. Of two things it does
     not matter which was read first.
     """
     orders = [read]
@@ -108,7 +152,7 @@ def cut_out(coverage: Tensor, edges: Tensor) -> Tensor:
     return to_pixels(2 * cut[:, None] - 1)
 
 
-def _name(colour: Tensor) -> str:
+def nearest_colour(colour: Tensor) -> str:
     """The nearest of the colours that have a name."""
     return COLOURS[int(_length(RGB - colour).argmin())]
 
@@ -125,12 +169,12 @@ def _foreground(images: Tensor, background: Tensor) -> Tensor:
     return far & (around > SPECK - 0.5)
 
 
-def _parts(foreground: Tensor, scale: float) -> _Parts:
-    """The digits in pictures ``(N, S, S)``: two, where a free row or column parts what is too long for one."""
+def _parts(foreground: Tensor, longest: dict[str, float]) -> _Parts:
+    """The things in pictures ``(N, S, S)``: two, where a free row or column parts what is too long for one."""
     picture, masks, axes = [], [], []
     for index, mask in enumerate(foreground):
         rows, columns = mask.any(1), mask.any(0)  # (S,) each
-        gaps = {"rows": _gap(rows, LONGEST["rows"] * scale), "columns": _gap(columns, LONGEST["columns"] * scale)}
+        gaps = {"rows": _gap(rows, longest["rows"]), "columns": _gap(columns, longest["columns"])}
         axis = max(gaps, key=lambda name: gaps[name][1])
         at, width = gaps[axis]
         parts = [mask] if mask.any() else []
@@ -148,7 +192,7 @@ def _parts(foreground: Tensor, scale: float) -> _Parts:
 def _gap(taken: Tensor, longest: float) -> tuple[int, int]:
     """Where the free places between the taken ones ``(S,)`` lie, and how many; of several gaps, the most central one.
 
-    None are found in what is not longer than one digit.
+    None are found in what is not longer than one thing.
     """
     places = taken.nonzero().flatten()
     if len(places) < 2 or int(places[-1] - places[0]) + 1 <= longest:

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fromnoise.data.cutouts import Cutouts
+from fromnoise.data.digits import Digits
 from fromnoise.data.images import from_pixels, to_pixels
 from fromnoise.data.scene_captions import Scene
-from fromnoise.data.scenes import Kind, Scenes, load_held_out, prompts
+from fromnoise.data.scenes import Scenes, load_held_out
 from fromnoise.data.table import source_name
+from fromnoise.data.things import Kind
 from fromnoise.errors import UserError
 from fromnoise.evaluate.classifier import open_classifier
+from fromnoise.evaluate.cutout_reader import open_cutout_reader
 from fromnoise.evaluate.metrics import SCENE_METRICS, Measurement, check_names
 from fromnoise.evaluate.prompts import (
     BATCH,
-    KINDS,
     Asked,
     Embedder,
     Reader,
@@ -29,7 +32,7 @@ from fromnoise.evaluate.prompts import (
     measure_reconstruction,
 )
 from fromnoise.evaluate.reference import SCENES
-from fromnoise.evaluate.scene_reader import matches, read_scenes
+from fromnoise.evaluate.scene_reader import DigitReader, ThingReader, matches, read_scenes
 from fromnoise.interop.tokenizer import read_tokenizer
 from fromnoise.models import Model, shipped_models
 from fromnoise.models.clip import open_clip
@@ -62,14 +65,21 @@ class TrueScenes:
     @cached_property
     def read(self) -> Reader:
         """What reads pictures."""
-        classifier, _ = open_classifier()
+        reader = self._reader()
 
         def read(pixels: Tensor, scenes: Sequence[Scene]) -> list[dict[str, bool]]:
             parts = tqdm(pixels.split(BATCH), "reading pictures", unit="batch", leave=False, delay=1, disable=None)
-            found = [scene for part in parts for scene in read_scenes(part, classifier)]
+            found = [scene for part in parts for scene in read_scenes(part, reader)]
             return [matches(scene, shown) for scene, shown in zip(scenes, found, strict=True)]
 
         return read
+
+    def _reader(self) -> ThingReader:
+        """What says which things there are: digits, by the classifier that ships; others, by one that was trained."""
+        if isinstance(self.held_out.things, Digits):
+            return DigitReader(open_classifier()[0])
+        assert isinstance(self.held_out.things, Cutouts)
+        return open_cutout_reader(self.held_out.things, self.folder)
 
     @property
     def has_clip(self) -> bool:
@@ -106,18 +116,24 @@ class TrueScenes:
 
     @property
     def name(self) -> str:
-        """Where the digits come from: a hub id, or the name of a folder."""
-        return source_name(self.config.digits)
+        """What the scenes are made of: a hub id of digits, emoji, or the name of a folder."""
+        config = self.config
+        return source_name(config.digits if config.things == "digits" else config.things)
+
+    @property
+    def split(self) -> str:
+        """Whose things they are; only of digits there are others than those that were trained on."""
+        return "test" if self.config.things == "digits" else "train"
 
     def description(self) -> dict[str, Any]:
-        """What the scenes are made of, as plain values; ``checksum`` is the CRC-32 of the digits' pixels."""
-        digits = self.held_out.digits.pixels
+        """What the scenes are made of, as plain values; ``checksum`` is the CRC-32 of the things' pixels."""
+        pixels = self.held_out.things.pixels
         return {
             "name": self.name,
-            "split": "test",
-            "size": len(digits),
-            "shape": list(digits.shape[1:]),
-            "checksum": zlib.crc32(digits.contiguous().numpy().tobytes()),
+            "split": self.split,
+            "size": len(pixels),
+            "shape": list(pixels.shape[1:]),
+            "checksum": zlib.crc32(pixels.contiguous().numpy().tobytes()),
         }
 
 
@@ -126,7 +142,8 @@ def scenes_of(name: str, data: str | None = None) -> TrueScenes | None:
 
     Args:
         name: of the model, as `open_model` takes it.
-        data: where the digits lie, a hub id or a folder; none: where the ``training.toml`` beside the model says.
+        data: where the digits lie, a hub id or a folder; of other things, the font or the folder of cut-outs; none: as
+            the ``training.toml`` beside the model says.
 
     Raises:
         UserError: the ``training.toml`` cannot be read.
@@ -137,7 +154,9 @@ def scenes_of(name: str, data: str | None = None) -> TrueScenes | None:
     config = load_config(str(folder / "training.toml")).data
     if config.source != SCENES:
         return None
-    return TrueScenes(config if data is None else replace(config, digits=data), folder)
+    given = {"digits": "digits", "emoji": "font", "emoji-200": "font"}.get(config.things, "things")
+    elsewhere: dict[str, Any] = {} if data is None else {given: data}
+    return TrueScenes(replace(config, **elsewhere), folder)
 
 
 def fitting_scene_metrics(model: Model, source: TrueScenes) -> tuple[str, ...]:
@@ -153,10 +172,10 @@ class SceneTest:
     metrics: tuple[str, ...]  # of `SCENE_METRICS`
     source: TrueScenes
     n: int  # prompts of each kind, and scenes that are reconstructed
-    sets: dict[Kind, list[Scene]]  # what is drawn, n scenes of each of KINDS; empty where nothing is
+    sets: dict[Kind, list[Scene]]  # what is drawn, n scenes of each kind; empty where nothing is
 
     def measure(self, plan: Plan, drawn: Tensor | None) -> dict[str, Measurement]:
-        """The figures, given what was drawn of `sets`, one after the other, uint8 ``(3 n, 3, S, S)``."""
+        """The figures, given what was drawn of `sets`, one after the other, uint8 ``(N, 3, S, S)``."""
         source, seed, sets = self.source, plan.request.seed, dict[Kind, Asked]()
         if drawn is not None:
             parts = zip(self.sets.items(), drawn.split(self.n), strict=True)
@@ -191,19 +210,21 @@ def prepare_scenes(
     _check_metrics(named, metrics, model, source)
     n = EACH if request.n is None else request.n
     draws = "prompts" in metrics or "clip" in metrics
-    most = MOST_IMAGES // len(KINDS)
+    kinds = source.held_out.things.kinds
+    most = MOST_IMAGES // len(kinds)
     if not LEAST <= n <= most:
         raise UserError(f"n is the number of prompts of each kind here: it must be from {LEAST} to {most}, not {n}")
     if request.prompts or request.classes:
         raise UserError(f"{named} draws prompts of its own: leave --prompt out")
-    planned = plan(model, replace(request, n=len(KINDS) * n if draws else n, prompts=("",)))
+    planned = plan(model, replace(request, n=len(kinds) * n if draws else n, prompts=("",)))
     if planned.edit is not None or planned.shape != model.space.shape:
         raise UserError(f"{named} draws scenes as in training: leave --init-image, --height and --width out")
-    sets: dict[Kind, list[Scene]] = {kind: prompts(kind, n, request.seed) for kind in KINDS} if draws else {}
+    asked = kinds if draws else ()
+    sets = {kind: source.held_out.prompts(kind, n, request.seed) for kind in asked}
     captions = [scene.caption for told in sets.values() for scene in told]
     wishes = model.conditioner.wishes(captions, len(captions)) if draws else planned.wishes
     test = SceneTest(tuple(metrics), source, n, sets)
-    _ = source.held_out, source.read
+    _ = source.read
     if "clip" in metrics:
         _ = source.embed
     return replace(planned, wishes=wishes, request=replace(planned.request, n=n, prompts=())), test

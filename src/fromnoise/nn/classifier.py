@@ -1,4 +1,4 @@
-"""The network that reads digits: it judges those that are drawn."""
+"""The network that reads digits, or things: it judges those that are drawn."""
 
 from torch import Tensor, nn
 
@@ -7,16 +7,16 @@ class Classifier(nn.Module):
     """Six convolutions at three resolutions, an average over the image, and one linear layer: 0.29M parameters.
 
     Call it with images ``(B, 1, 28, 28)`` in [-1, 1]; it returns the logits ``(B, 10)``. `features` is what the linear
-    layer sees, ``(B, 128)``.
+    layer sees, ``(B, 128)``. Other widths make as many resolutions, and there may be more channels and outputs.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128)):
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), channels: int = 1, outputs: int = 10):
         super().__init__()
         layers: list[nn.Module] = []
-        for width_in, width in zip((1, *widths), widths, strict=False):
+        for width_in, width in zip((channels, *widths), widths, strict=False):
             layers += [*_convolution(width_in, width), *_convolution(width, width), nn.MaxPool2d(2)]
         self.body = nn.Sequential(*layers[:-1])
-        self.head = nn.Linear(widths[-1], 10)
+        self.head = nn.Linear(widths[-1], outputs)
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))

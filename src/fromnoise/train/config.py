@@ -21,7 +21,7 @@ LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "c
 }
 """how often something is looked at or kept, which changes nothing else"""
 MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
-MAY_CHANGE |= {"data.digits", "data.caption_column"}
+MAY_CHANGE |= {"data.digits", "data.things", "data.font", "data.caption_column"}
 MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
 MAY_CHANGE |= {"parts.autoencoder", "parts.clip"}
 MAY_CHANGE |= {f"data.{name}" for name in ("source", "image_column", "label_column", "licence")}
@@ -35,9 +35,14 @@ class DataConfig:
 
     source: Annotated[str, MinLen(1)] = "ylecun/mnist"
     """a hub id, a local folder (images, parquet, or MNIST's or CIFAR's own files), "digits" (from scikit-learn), or
-    "scenes" (captioned scenes of digits, drawn without end)"""
+    "scenes" (captioned scenes, drawn without end)"""
+    things: Annotated[str, MinLen(1)] = "digits"
+    """what scenes are made of: "digits", "emoji", "emoji-200" (the best known ones), or a folder of cut-out pictures
+    that are named by what they show"""
     digits: Annotated[str, MinLen(1)] = "ylecun/mnist"
     """where the digits in scenes come from, as source"""
+    font: str = ""
+    """the file of a colour font that has the emoji in scenes; none: Noto Color Emoji, where it is found"""
     configuration: str | None = None
     """which dataset, where the source has several"""
     channels: Literal[1, 3] = 1
@@ -202,6 +207,7 @@ READ_BY = {
     "classifier": {"data", "train"},
     "autoencoder": {"data", "autoencoder", "train"},
     "clip": {"data", "clip", "train"},
+    "reader": {"data", "train"},
 }
 """the tables of a preset that each task reads"""
 
@@ -214,8 +220,9 @@ class TrainingConfig:
     """of the model, and of its folder in ``runs``"""
     description: str = ""
     """one line, for the model card"""
-    task: Literal["denoising", "classifier", "autoencoder", "clip"] = "denoising"
-    """what is trained: a diffusion model, the classifier that judges digits, an autoencoder, or a small CLIP"""
+    task: Literal["denoising", "classifier", "autoencoder", "clip", "reader"] = "denoising"
+    """what is trained: a diffusion model, the classifier that judges digits, an autoencoder, a small CLIP, or the
+    classifier that tells the things of scenes"""
     data: DataConfig = field(default_factory=DataConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)

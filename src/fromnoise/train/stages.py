@@ -41,6 +41,10 @@ class SharedData:
 
     digits: Annotated[str | None, unset("NAME|DIR", "the presets'")] = None
     """where the digits in scenes come from, as --data"""
+    things: Annotated[str | None, unset("digits|emoji|emoji-200|DIR", "the presets'")] = None
+    """what scenes are made of; DIR: cut-out pictures that are named by what they show"""
+    font: Annotated[str | None, unset("FILE", "one that is found")] = None
+    """a colour font that has the emoji in scenes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,10 +270,10 @@ def _recorded(out: Path) -> StagesConfig | None:
 def _text(config: StagesConfig) -> str:
     """The text of a TOML file that `load_stages` reads back."""
     shared = config.shared
-    places = {"source": shared.source, "digits": shared.data.digits}
+    places = {"source": shared.source, **vars(shared.data)}
     known = {name: str(path.resolve()) for name, text in places.items() if text and (path := local(text))}
-    shared = dataclasses.replace(shared, source=known.get("source", shared.source))
-    shared = dataclasses.replace(shared, data=SharedData(digits=known.get("digits", shared.data.digits)))
+    source = known.pop("source", shared.source)
+    shared = dataclasses.replace(shared, source=source, data=dataclasses.replace(shared.data, **known))
     told = dataclasses.replace(config, shared=shared)
     return tomli_w.dumps(
         dataclasses.asdict(told, dict_factory=lambda items: {key: value for key, value in items if value is not None})

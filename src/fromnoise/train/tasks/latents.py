@@ -22,7 +22,7 @@ from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 from fromnoise.train.checkpoint import DataRecord
-from fromnoise.train.config import TrainingConfig
+from fromnoise.train.config import TrainingConfig, preset_names
 from fromnoise.train.folder import PRESET
 from fromnoise.train.randomness import Draws, generator_for
 from fromnoise.train.task import Batch, device_of
@@ -144,7 +144,8 @@ class CaptionedLatents:
 
 def _part(folder: str, name: str, inside: str) -> Path:
     """The folder ``inside`` that of a finished run."""
-    preset, path = f"mini-sd-{name}", Path(folder).expanduser()
+    path = Path(folder).expanduser()
+    preset = path.name if path.name in preset_names() else f"mini-sd-{name}"
     command = ["fromnoise", "train", preset]
     if not folder:
         raise UserError(f"parts.{name} is empty: give the folder of a run of {shlex.join(command)}")
