@@ -119,10 +119,10 @@ def bridge(label: str) -> None:
     links = ", ".join(f"[{test.name}](../tests/equations/{test.path.name})" for test in tests[:2])
     more = f" and {len(tests) - 2} more" if len(tests) > 2 else ""
     if label in DERIVATION_ONLY:
-        display(Markdown(f"`{label}` serves the derivation only: no function computes it. Proved by {links}{more}."))
+        display(Markdown(f"`{label}` serves the derivation only: no function computes it. Tested by {links}{more}."))
         return
     code = functions()[label]
-    caption = f"`{label}` is `{code.name}` in `{code.path.as_posix()}`, proved by {links}{more}."
+    caption = f"`{label}` is `{code.name}` in `{code.path.as_posix()}`, tested by {links}{more}."
     display(Markdown(f"```python\n{code.text}\n```\n\n{caption}"))
 
 

@@ -97,7 +97,7 @@ def proof_pages() -> dict[str, str]:
             lines = pages.setdefault(
                 f"proofs-{title.replace(' ', '-')}.md", [f"# Proofs: {title}", "", f"From `{test.path.name}`.", ""]
             )
-            lines += [f"(proof-{test.name})=", f"## {test.name}", "", f"Proves `{label}`.", ""]
+            lines += [f"(proof-{test.name})=", f"## {test.name}", "", f"Tests `{label}`.", ""]
             lines += ["```python", test.text, "```", ""]
     return {name: "\n".join(lines) for name, lines in pages.items()}
 
