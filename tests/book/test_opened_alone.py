@@ -31,7 +31,7 @@ def test_it_is_the_first_cell_of_code_and_the_same_in_each_chapter(chapter):
 
 
 def test_every_chapter_has_it():
-    assert WITH_IT == chapters()
+    assert chapters() == WITH_IT
 
 
 def test_in_an_empty_folder_it_says_what_to_run(tmp_path):

@@ -77,7 +77,7 @@ def ldm_loss(draw: Draws) -> Iterator[Case]:
         z_t = process.forward_marginal(SCHEDULE, z, at(t), noise)
         cases.append({r"\epsilon": noise, "z_t": z_t, "t": t, "y": caption})
     yield {
-        "L": 3 * torch.cat(errors).mean(),
+        "L": torch.cat(errors).mean(),
         r"\epsilon_\theta": network,
         r"\tau": torch.exp,
         "D": 3,
