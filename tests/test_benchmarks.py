@@ -15,6 +15,7 @@ import memory
 import ours
 import peers
 import report
+import small_model
 import speed
 import stable_diffusion
 
@@ -203,9 +204,19 @@ def test_a_part_measured_anew_stands_beside_the_rest(tmp_path):
 def test_pages_that_are_kept_say_what_was_measured():
     for path in RESULTS.rglob("*.json"):
         results = json.loads(path.read_text(encoding="utf-8"))
-        render = stable_diffusion.render if path.stem == "stable_diffusion" else report.render
+        render = {"stable_diffusion": stable_diffusion, "small_model": small_model}.get(path.stem, report).render
         assert not results.get("quick", False)
         assert path.with_suffix(".md").read_text(encoding="utf-8") == render(results)
     assert {path.with_suffix("") for path in RESULTS.rglob("*.md")} == {
         path.with_suffix("") for path in RESULTS.rglob("*.json")
     }
+
+
+def test_the_small_model_s_page_has_a_line_for_each_phase():
+    value = measure.summary([1.0, 2.0, 4.0])
+    phases = {name: {"seconds": value, "seconds of the processor": value} for name in small_model.PHASES}
+    about = {"processor": "one", "threads": 1, "load_before": 0.5, "date": "today"}
+    lines = small_model.render({"machine": about, **dict.fromkeys(small_model.LIBRARIES, phases)}).splitlines()
+    assert lines[2] == "one, 1 threads, load before 0.5, today."
+    assert lines[6] == "| fromnoise, imports | 2.0, 1.0 to 4.0 | 2.0, 1.0 to 4.0 |"
+    assert len(lines) == 6 + 2 * 3

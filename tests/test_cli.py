@@ -178,6 +178,25 @@ print("loaded:", sorted(set(HEAVY) & set(sys.modules)))
         assert loaded(["sample", *words, "--steps", "2"], "torch", *unwanted) == "loaded: ['torch']"
 
 
+@pytest.mark.parametrize("given", [{}, {"THP_MEM_ALLOC_ENABLE": "0"}])
+def test_drawing_asks_for_large_pages_before_torch_is_there(given, conditional):
+    """Unless the environment says otherwise."""
+    code = """
+import builtins, os, sys
+original = builtins.__import__
+def watched(name, *arguments, **named):
+    if name == "torch" and "torch" not in sys.modules:
+        print("pages:", os.environ.get("THP_MEM_ALLOC_ENABLE"))
+    return original(name, *arguments, **named)
+builtins.__import__ = watched
+from fromnoise.cli import main
+assert main(["sample", *sys.argv[1:]]) == 0
+"""
+    result = python("-c", code, str(conditional), *FAST, **given)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == f"pages: {'0' if given else '1'}"
+
+
 def test_as_a_module():
     result = python("-m", "fromnoise", "--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"fromnoise {__version__}\n", "")
