@@ -1,6 +1,7 @@
 """Things in scenes are told by a classifier that is trained for them; all else is measured on the pixels."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from fromnoise.evaluate.cutout_reader import FILE, CutoutReader, classifier_of, 
 from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, matches, read_scenes
 from fromnoise.train.config import DataConfig, TrainingConfig, dump_config
 from fromnoise.train.run import train
+from fromnoise.train.tasks.reader import ReaderTask
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,18 @@ def test_a_trained_reader_reads_true_scenes(run, things) -> None:
         right += [a == b for a, b in zip(seen.things, scene.things, strict=True)]
     assert sum(right) > 0.9 * len(right)
     assert float((run / "README.md").read_text().split("things in new scenes read right: ")[1].split("%")[0]) > 90
+
+
+def test_a_step_needs_nothing_from_another_device(cutouts, monkeypatch) -> None:
+    monkeypatch.setattr(
+        torch, "autocast", lambda *_, **__: nullcontext()
+    )  # which does not know the device that is none
+    data = DataConfig(source="scenes", things=str(cutouts), channels=3, size=64)
+    task = ReaderTask(TrainingConfig(task="reader", data=data), "scenes")
+    batch = {name: values.to("meta") for name, values in task.batch(torch.arange(4), 0, 0).items()}
+    assert task.loss(task.network.to("meta"), batch).shape == (4,)
+    with pytest.raises(UserError, match=r"give data\.things"):
+        ReaderTask(TrainingConfig(task="reader", data=DataConfig(source="scenes", digits="digits")), "scenes")
 
 
 def test_what_is_wrong_is_noticed() -> None:
