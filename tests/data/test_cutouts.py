@@ -241,6 +241,7 @@ def test_articles(names: Names, words: str) -> None:
         ("glass of milk", "glass of milk", True),
         ("cooked rice", "cooked rice", False),
         ("books", "books", False),
+        ("Mrs. Claus", "Mrs. Claus", False),
     ],
 )
 def test_how_unicodes_names_are_said(name: str, spoken: str, counted: bool) -> None:

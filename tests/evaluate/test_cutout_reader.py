@@ -73,9 +73,7 @@ def test_a_trained_reader_reads_true_scenes(run, things) -> None:
 
 
 def test_a_step_needs_nothing_from_another_device(cutouts, monkeypatch) -> None:
-    monkeypatch.setattr(
-        torch, "autocast", lambda *_, **__: nullcontext()
-    )  # which does not know the device that is none
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
     data = DataConfig(source="scenes", things=str(cutouts), channels=3, size=64)
     task = ReaderTask(TrainingConfig(task="reader", data=data), "scenes")
     batch = {name: values.to("meta") for name, values in task.batch(torch.arange(4), 0, 0).items()}
