@@ -21,7 +21,7 @@ from fromnoise.train.config import TrainingConfig
 from fromnoise.train.randomness import generator_for
 from fromnoise.train.task import Batch, device_of, on_device
 
-VALIDATION_BATCHES, VALIDATION_BATCH = 16, 128
+VALIDATION_BATCHES, VALIDATION_BATCH = 8, 128
 JITTER = 0.06  # of a thing's length: how far the part of a picture that is looked at may be off
 OF_ITS_OWN = {"labels", "several", "chances"}  # what a batch has beside what pictures are drawn from
 GAIN = 0.15  # by which each colour may be stronger or weaker
