@@ -96,7 +96,7 @@ class Sample(_Drawing):
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Drawing):
     """Draws many images from a model, 10,000 unless told otherwise, and measures how good they are. A model of scenes
-    draws 2,000 of each kind of prompt: for one digit, in combinations that training had or never had, and for two."""
+    draws 2,000 of each kind of prompt: for one thing, in combinations that training had or never had, and for two."""
 
     data_mix: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """ask for each class as often as the real images have it, which is how distances are best compared"""
@@ -105,14 +105,14 @@ class Evaluate(_Drawing):
     classifier of digits that ships), fid (the same by Inception's features, for which pip install 'fromnoise[fid]'),
     kid (kernel distance, unbiased), pr (precision and recall), nll (bits per dimension of real images: the variational
     bound and the density of the ODE). Of a model of scenes instead: prompts (is everything right that they name?),
-    reconstruction (are digits still read right after the autoencoder?), clip (CLIP score, by the model's own CLIP)"""
+    reconstruction (are things still read right after the autoencoder?), clip (CLIP score, by the model's own CLIP)"""
     features: Annotated[
         Literal["classifier", "inception"] | None,
         unset("classifier|inception", "classifier for images of 1x28x28, else inception"),
     ] = None
     """kid and pr: the features they go by"""
     data: Annotated[str | None, unset("NAME|DIR", "what the model was trained on")] = None
-    """the real images, or the digits in true scenes: a hub id, or a folder with a local copy"""
+    """the real images, or the digits in true scenes: a hub id, or a folder with a local copy (of emoji, the font)"""
     nll_images: Annotated[int, tyro.conf.arg(metavar="N")] = 32
     """nll: how many real images; each takes as long as 1600 network evaluations"""
     reference: Literal["test", "train"] = "test"

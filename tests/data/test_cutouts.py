@@ -1,17 +1,20 @@
 """Scenes of cut-out things: composited at their edges, whole, where they belong, and named in good English."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from small_scenes import small_digits
 from small_things import build_font, draw_cutouts
 from torch import Tensor
 
 from fromnoise.data import emoji
 from fromnoise.data.captions import load_captioned
 from fromnoise.data.cutouts import Cutouts, Named, Names, cut_out, is_composed, is_unseen, load_folder
+from fromnoise.data.digits import Digits
 from fromnoise.data.scene_captions import COLOURS, RELATIONS, SIZES, Scene
 from fromnoise.data.scenes import Scenes
 from fromnoise.data.things import RGB
@@ -70,6 +73,15 @@ def test_resampling_leaves_no_pattern(things: Cutouts) -> None:
             row, column = (centre[0] - 1).round().int().tolist()
             inner = image[:, row - 1 : row + 2, column - 1 : column + 2]
             assert (inner - inner[:, 1:2, 1:2]).abs().max() < 0.02, (number, scene)
+
+
+def test_pictures_are_painted_where_what_they_are_made_from_is(things: Cutouts, monkeypatch) -> None:
+    """On a device that computes nothing, which would refuse whatever lies elsewhere."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    for scenes in (Scenes(things), Scenes(Digits(small_digits()))):
+        drawn, _ = scenes.draw(torch.arange(3), seeded())
+        images = scenes.images({name: values.to("meta") for name, values in drawn.items()})
+        assert (images.shape, images.device.type) == ((3, 3, 64, 64), "meta")
 
 
 def extent(image: Tensor, background: str) -> tuple[Tensor, Tensor]:
@@ -148,7 +160,7 @@ def test_cut_outs_are_loaded_by_the_folder(tmp_path) -> None:
     train, held_out = load_captioned(config, config.source)
     assert isinstance(train, Scenes) and isinstance(held_out, Scenes) and held_out.held_out
     drawn, captions = train.draw(torch.arange(6), seeded())
-    assert drawn["cutouts"].shape == (6, 2, 4, 24, 24) and train.images(drawn).shape == (6, 3, 32, 32)
+    assert drawn["cutouts"].shape == (6, 2, 4, 48, 48) and train.images(drawn).shape == (6, 3, 32, 32)
     assert any("green frog" in caption for caption in train.draw(torch.arange(200), seeded())[1])
     with pytest.raises(UserError, match="give digits, emoji, emoji-200 or a folder"):
         load_captioned(replace(config, things="kittens"), "scenes")
@@ -229,6 +241,7 @@ def test_articles(names: Names, words: str) -> None:
         ("glass of milk", "glass of milk", True),
         ("cooked rice", "cooked rice", False),
         ("books", "books", False),
+        ("Mrs. Claus", "Mrs. Claus", False),
     ],
 )
 def test_how_unicodes_names_are_said(name: str, spoken: str, counted: bool) -> None:

@@ -1,11 +1,14 @@
 """Things in scenes are told by a classifier that is trained for them; all else is measured on the pixels."""
 
 import json
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import torch
+from runs import BRIEF, assert_same_run
 from small_things import draw_cutouts
 from test_true_scenes import save_pipeline, save_untrained_clip
 
@@ -20,6 +23,7 @@ from fromnoise.evaluate.cutout_reader import FILE, CutoutReader, classifier_of, 
 from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, matches, read_scenes
 from fromnoise.train.config import DataConfig, TrainingConfig, dump_config
 from fromnoise.train.run import train
+from fromnoise.train.tasks.reader import ReaderTask
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def narrow():
 def run(cutouts, tmp_path_factory):
     data = DataConfig(source="scenes", things=str(cutouts), channels=3, size=64)
     config = TrainingConfig(name="reader", task="reader", data=data).override(
-        {"train.steps": 300, "train.batch_size": 32, "train.learning_rate": 2e-2, "train.ema_decay": 0.9}
+        {"train.steps": 200, "train.batch_size": 32, "train.learning_rate": 2e-2, "train.ema_decay": 0.9}
         | {"train.warmup_steps": 10, "train.device": "cpu", "train.dtype": "fp32", "train.compile": "no"}
     )
     return train(config, tmp_path_factory.mktemp("reader") / "run")
@@ -68,6 +72,28 @@ def test_a_trained_reader_reads_true_scenes(run, things) -> None:
         right += [a == b for a, b in zip(seen.things, scene.things, strict=True)]
     assert sum(right) > 0.9 * len(right)
     assert float((run / "README.md").read_text().split("things in new scenes read right: ")[1].split("%")[0]) > 90
+
+
+def test_a_step_needs_nothing_from_another_device(cutouts, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    data = DataConfig(source="scenes", things=str(cutouts), channels=3, size=64)
+    task = ReaderTask(TrainingConfig(task="reader", data=data), "scenes")
+    batch = {name: values.to("meta") for name, values in task.batch(torch.arange(4), 0, 0).items()}
+    assert task.loss(task.network.to("meta"), batch).shape == (4,)
+    with pytest.raises(UserError, match=r"give data\.things"):
+        ReaderTask(TrainingConfig(task="reader", data=DataConfig(source="scenes", digits="digits")), "scenes")
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(cutouts, tmp_path) -> None:
+    data = DataConfig(source="scenes", things=str(cutouts), channels=3, size=64)
+    config = TrainingConfig(name="reader", task="reader", data=data)
+    config = config.override({f"train.{key}": value for key, value in BRIEF.items()})
+    whole = train(config, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    (stopped / "README.md").unlink()
+    shutil.rmtree(stopped / "checkpoints/step-00000004")
+    assert_same_run(train(config, stopped, resume=True), whole)
 
 
 def test_what_is_wrong_is_noticed() -> None:

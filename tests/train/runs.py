@@ -20,7 +20,6 @@ from fromnoise.train.config import load_config
 
 TINY = Path(__file__).with_name("tiny.toml")
 CLASSIFIER = Path(__file__).with_name("tiny-classifier.toml")
-READER = Path(__file__).with_name("tiny-reader.toml")
 AUTOENCODER = Path(__file__).with_name("tiny-autoencoder.toml")
 BRIEF = {
     "log_every": 1,

@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import CLASSIFIER, READER, TINY, Run, assert_same_run, checkpoint_steps, final_state, logged_step
-from small_things import draw_cutouts
+from runs import CLASSIFIER, TINY, Run, assert_same_run, checkpoint_steps, final_state, logged_step
 
 EAGER = ("--train.compile", "no")
 COMPILED = ("--train.compile", "yes")
@@ -74,15 +73,6 @@ def test_killed_with_another_optimiser_or_task(uninterrupted, tmp_path, preset, 
     Run(out, *options, "--resume", preset=preset).finish()
     assert_same_run(out, reference)
     assert final_state(reference).keys() != final_state(uninterrupted).keys(), "the options made no difference"
-
-
-def test_a_reader_of_things_is_killed(tmp_path):
-    options = (*EAGER, "--data.things", str(draw_cutouts(tmp_path / "cutouts")))
-    reference, out = tmp_path / "reference", tmp_path / "run"
-    Run(reference, *options, preset=READER).finish()
-    Run(out, *options, preset=READER).kill_when(lambda: logged_step(out) >= 6)
-    Run(out, *options, "--resume", preset=READER).finish()
-    assert_same_run(out, reference)
 
 
 def test_killed_while_the_model_is_exported(uninterrupted, tmp_path):

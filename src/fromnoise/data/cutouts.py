@@ -190,8 +190,8 @@ def framed(images: Tensor, centre: Tensor, length: Tensor) -> Tensor:
 
 
 def side_for(size: int) -> int:
-    """The height and width of the cut-outs that pictures of a size are painted with."""
-    return -(-STORED * size // LENGTHS_FOR)
+    """The height and width of the cut-outs that pictures of a size are painted with; no less than `STORED`."""
+    return max(STORED, math.ceil(STORED * size / LENGTHS_FOR))
 
 
 def cut_out(picture: Image.Image, side: int) -> Tensor | None:

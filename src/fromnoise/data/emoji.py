@@ -32,9 +32,10 @@ GROUPS = (
 LINE = re.compile(r"(?P<text>\S+) (?P<name>[^<]+?)\s*(?:<small>\((?P<keywords>.*)\)</small>)?\s*")
 LEFT_OUT = re.compile(
     r"\bflags?\b|\d|^(family|kiss|couple with heart):|facing right$|o’clock$|-thirty$|^hundred points|^ZZZ$|anger|"
-    r"exclamation|^(e-mail|middle finger|cigarette|pregnant .*)$|tilted right$"
+    r"exclamation|^(e-mail|middle finger|cigarette|pregnant .*)$|tilted right$|^small |(small|large) cloud$"
 )
-"""flags, letters and digits, what differs from another in a detail alone, and what not everybody wants to draw"""
+"""flags, letters and digits, what differs from another in a detail alone or has a size in its name, and what not
+everybody wants to draw"""
 
 TONES = {"light": "🏻", "medium-light": "🏼", "medium": "🏽", "medium-dark": "🏾", "dark": "🏿"}  # of the skin
 PRESENTATION = "\ufe0f"  # after a character that could also be text
@@ -54,7 +55,7 @@ PEOPLE = ("person", "man", "woman", "merman", "baby", "child", "boy", "girl")
 PLURAL = {"people", "men", "women", "eyes"}
 SINGULAR = re.compile(r"(ss|us|is|os|Rex|Claus|lens)$")
 UNCOUNTED = re.compile(
-    r"bread|flatbread|bacon|rice|popcorn|butter|salt|spaghetti|sushi|oden|sake|ice|food|broccoli|garlic|"
+    r"Mrs\.|Mx|Santa|bread|flatbread|bacon|rice|popcorn|butter|salt|spaghetti|sushi|oden|sake|ice|food|broccoli|garlic|"
     r"custard|fog|fire|wood|dna|coral|soap|yarn|thread|polish|construction|camping|bowling|tennis|badminton|"
     r"pong|hockey|lacrosse|cooking|racing|voltage|fuji|way|meat|falafel|golfing|boxing|foggy|tears|"
     r"breast-feeding|star-struck|locked|unlocked|dizzy|laughing|together|away|corn|milk"

@@ -21,8 +21,9 @@ from fromnoise.train.config import TrainingConfig
 from fromnoise.train.randomness import generator_for
 from fromnoise.train.task import Batch, device_of, on_device
 
-VALIDATION_BATCHES, VALIDATION_BATCH = 16, 128
+VALIDATION_BATCHES, VALIDATION_BATCH = 8, 128
 JITTER = 0.06  # of a thing's length: how far the part of a picture that is looked at may be off
+OF_ITS_OWN = {"labels", "several", "chances"}  # what a batch has beside what pictures are drawn from
 GAIN = 0.15  # by which each colour may be stronger or weaker
 
 
@@ -53,13 +54,14 @@ class ReaderTask:
         """What scenes are made from, which thing stands first in each and in which look, and how it is looked at."""
         drawn, scenes = self.scenes.draw_scenes(count, generator)
         labels = torch.tensor([self.things.numbers(scene.things[0]) for scene in scenes])  # (B, 2)
+        several = (self.things.row >= 0).sum(1)[labels[:, 0]] > 1  # (B,)
         chances = torch.rand(count, 7, generator=generator)
-        return {**drawn, "labels": labels, "chances": chances}
+        return {**drawn, "labels": labels, "several": several, "chances": chances}
 
     @torch.no_grad()
     def _seen(self, batch: Batch) -> Tensor:
         """The parts of the pictures that show the first things ``(B, 3, 32, 32)``, a little off, tinted, blurred."""
-        drawn = {name: values for name, values in batch.items() if name not in ("labels", "chances")}
+        drawn = {name: values for name, values in batch.items() if name not in OF_ITS_OWN}
         with torch.autocast(batch["labels"].device.type, enabled=False):
             images = self.scenes.images(drawn)  # (B, 3, S, S)
             edges = ink_edges(drawn["cutouts"][:, 0, 3], 255 / 2)  # (B, 2, 2)
@@ -74,9 +76,8 @@ class ReaderTask:
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         logits, (number, look) = network(self._seen(batch)).float(), batch["labels"].T
         count = len(self.things.names)
-        several = (self.things.row >= 0).sum(1).to(number.device)[number] > 1  # (B,)
         of_look = F.cross_entropy(logits[:, count:], look, reduction="none")
-        return F.cross_entropy(logits[:, :count], number, reduction="none") + several * of_look
+        return F.cross_entropy(logits[:, :count], number, reduction="none") + batch["several"] * of_look
 
     def validate(self, network: Classifier) -> dict[str, Any]:
         """The mean loss, and which fraction of things, and of looks of those that have several, is read right."""
