@@ -28,7 +28,7 @@ def reflow_loss(flow: Callable[..., Tensor], noise: Tensor, end: Tensor, t: Tens
         noise: ``(B, ...)``, where the teacher started; end: ``(B, ...)``, where it arrived.
         t: ``(B,)``, in [0, 1], 1 is noise.
 
-    Source: Liu et al. 2023 (arXiv 2209.03003), equation 1 and section 2.2.
+    Source: Liu et al. 2023 (arXiv 2209.03003), equation 1, and section 2 on reflow.
     """
     x_t = forward_marginal(FlowSchedule(), end, t, noise)
     return squared_error(flow(x_t, t, **condition), flow_velocity(end, noise))
@@ -43,7 +43,7 @@ def distillation_target(schedule: NoiseSchedule, x_t: Tensor, x_u: Tensor, t: Te
     Args:
         x_t, x_u: ``(B, ...)``; t, u: ``(B,)``, u < t.
 
-    Source: Salimans and Ho 2022 (arXiv 2202.00512), algorithm 2 and appendix G.
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), algorithm 2.
     """
     ratio = schedule.sigma(u) / schedule.sigma(t)
     share = per_sample(schedule.alpha(u) - ratio * schedule.alpha(t), x_t)

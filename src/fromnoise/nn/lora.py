@@ -58,7 +58,7 @@ def add_lora(
     if any(True for _ in _changed(network)):
         raise UserError("this network has such changes already: merge them first")
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    chosen: dict[str, nn.Module] = {}
+    chosen: dict[str, nn.Linear | nn.Conv2d] = {}
     for end in names:
         found = {name: layer for name, layer in layers.items() if f".{name}".endswith(f".{end}")}
         if not found:
@@ -80,5 +80,6 @@ def merge(network: nn.Module) -> None:
 def _changed(network: nn.Module) -> Iterator[nn.Module]:
     """The layers with a change of low rank."""
     for layer in network.modules():
-        if parametrize.is_parametrized(layer, "weight") and isinstance(layer.parametrizations.weight[0], LowRank):
+        changes = getattr(layer, "parametrizations", {})
+        if "weight" in changes and isinstance(changes["weight"][0], LowRank):
             yield layer

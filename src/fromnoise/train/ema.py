@@ -42,6 +42,6 @@ def power_decay(step: int, gamma: float) -> float:
     a run of any length. Gamma 6.94 makes the standard deviation of the averaged steps a tenth of the run. The first
     decay is 0: the random start is not averaged.
 
-    Source: Karras et al. 2024 (arXiv 2312.02696), section 3.1 and equation 127.
+    Source: Karras et al. 2024 (arXiv 2312.02696), section 3.1.
     """
     return (1 - 1 / step) ** (gamma + 1)
