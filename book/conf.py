@@ -24,6 +24,7 @@ exclude_patterns = [
     "generated/contents.md",
     "exercises",
     "solutions",
+    "weights",
     "**.ipynb_checkpoints",
 ]
 

@@ -5,7 +5,9 @@ from itertools import product
 import pytest
 import torch
 
+from fromnoise.diffusion.exact import GaussianMixture
 from fromnoise.diffusion.parameterization import (
+    AlongPath,
     ClippedDenoiser,
     NetworkDenoiser,
     Prediction,
@@ -15,7 +17,7 @@ from fromnoise.diffusion.parameterization import (
     training_target,
 )
 from fromnoise.diffusion.process import forward_marginal
-from fromnoise.diffusion.schedules import FlowSchedule, Schedule, linear_betas
+from fromnoise.diffusion.schedules import FlowSchedule, Schedule, cosine_betas, linear_betas
 
 F64 = torch.float64
 SCHEDULE = Schedule(linear_betas())
@@ -114,3 +116,33 @@ def test_clipped_denoiser():
     assert torch.equal(ClippedDenoiser(denoise)(x, t, label=1), torch.tensor([[-1.0, -0.4, 0.0, 0.9, 1.0]]))
     assert torch.equal(ClippedDenoiser(denoise, 2.0)(x, t, label=1), torch.tensor([[-2.0, -0.4, 0.0, 0.9, 1.7]]))
     assert ClippedDenoiser(denoise).schedule is SCHEDULE
+
+
+def test_along_another_path():
+    """Of a mixture: the denoiser of one schedule, asked along a straight line, is that of the mixture on the line."""
+    generator = torch.Generator().manual_seed(1)
+    mixture = torch.tensor([0.3, 0.7], dtype=F64), torch.randn(2, 3, generator=generator, dtype=F64)
+    stds = torch.tensor([0.4, 0.2], dtype=F64)
+    flow, own = (GaussianMixture(schedule, *mixture, stds) for schedule in (FlowSchedule(), Schedule(cosine_betas())))
+    for time in (0.02, 0.3, 0.9, 0.999):
+        x, t = torch.randn(4, 3, generator=generator, dtype=F64), torch.full((4,), time, dtype=F64)
+        torch.testing.assert_close(AlongPath(own, FlowSchedule())(x, t), flow(x, t), rtol=1e-3, atol=1e-3)
+
+
+def test_along_another_path_at_its_ends():
+    """At pure noise the schedule's own last time is asked, with x as it is; a schedule's own path changes nothing."""
+    schedule, asked = Schedule(linear_betas()), []
+
+    def denoise(x, t):
+        asked.append((x, t))
+        return x
+
+    denoise.schedule = schedule
+    x = torch.ones(2, 1, dtype=F64)
+    AlongPath(denoise, FlowSchedule())(x, torch.ones(2, dtype=F64))
+    assert torch.equal(asked[0][1], torch.full((2,), 1000.0, dtype=F64))
+    end = torch.tensor([1000.0], dtype=F64)
+    torch.testing.assert_close(asked[0][0], x * (schedule.alpha(end) + schedule.sigma(end)))
+    AlongPath(denoise, schedule)(x, torch.tensor([3.0, 700.5], dtype=F64))
+    torch.testing.assert_close(asked[1][1], torch.tensor([3.0, 700.5], dtype=F64))
+    torch.testing.assert_close(asked[1][0], x)

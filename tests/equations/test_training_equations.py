@@ -1,11 +1,11 @@
-"""Averaging the weights: equation ema."""
+"""Averaging the weights: equations ema and power-ema."""
 
 import math
 
 import pytest
 import torch
 
-from fromnoise.train.ema import EMA
+from fromnoise.train.ema import EMA, power_decay
 
 
 def decays(decay, updates):
@@ -60,3 +60,38 @@ def test_ema__takes_a_generator_and_no_gradient():
     for shadow, old in zip(ema.shadow, before, strict=True):
         assert not shadow.requires_grad
         torch.testing.assert_close(shadow, old + 9 / 11)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 6.94])
+def test_power_ema(gamma):
+    """The weight of each past step, the product of decays, is (k / n)^gamma up to a factor, for any length of run."""
+    for length in (400, 4000):
+        shares = []
+        for k in (length // 2, length):
+            later = math.prod(power_decay(n, gamma) for n in range(k + 1, length + 1))
+            shares.append((1 - power_decay(k, gamma)) * later)
+        assert shares[0] / shares[1] == pytest.approx(0.5**gamma, rel=0.05)
+    assert power_decay(1, gamma) == 0
+
+
+def test_power_ema__width():
+    """Gamma 6.94: the standard deviation of the averaged steps is 0.100 of the run, as the paper's formula says."""
+    gamma, length = 6.94, 20_000
+    places = torch.arange(1, length + 1, dtype=torch.float64)
+    decays = torch.tensor([power_decay(n, gamma) for n in range(1, length + 1)], dtype=torch.float64)
+    later = torch.cat([decays[1:].flip(0).cumprod(0).flip(0), torch.ones(1, dtype=torch.float64)])
+    share = (1 - decays) * later
+    mean = (share * places).sum()
+    width = ((share * (places - mean) ** 2).sum().sqrt() / length).item()
+    assert share.sum().item() == pytest.approx(1, abs=1e-9)
+    assert width == pytest.approx(math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3)), rel=1e-3)
+    assert width == pytest.approx(0.1, abs=1e-3)
+
+
+def test_power_ema__ramp():
+    """On weights that grow with the step, theta = n, the average is n (gamma + 1) / (gamma + 2) and about a half."""
+    gamma, average = 6.94, 0.0
+    for n in range(1, 2001):
+        decay = power_decay(n, gamma)
+        average = decay * average + (1 - decay) * n
+    assert average == pytest.approx(2000 * (gamma + 1) / (gamma + 2) + 0.5, abs=0.06)

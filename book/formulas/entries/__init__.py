@@ -4,6 +4,7 @@ A new formula needs one generator here, named like its label. See `formulas.chec
 """
 
 from formulas.entries import (
+    beyond,
     bounds,
     editing,
     forward,
@@ -19,6 +20,7 @@ from formulas.entries import (
 )
 
 __all__ = [
+    "beyond",
     "bounds",
     "editing",
     "forward",

@@ -194,6 +194,29 @@ class EDMDenoiser:
         return skip * scaled + out * self.network(into * scaled, level.log() / 4, **condition).to(x.dtype)
 
 
+class AlongPath:
+    """A denoiser of one schedule, asked along the path of another: the same network, on a straight line for example.
+
+    An image with noise is the same image whatever it is multiplied by, so a denoiser that knows one path knows all
+    paths: x is brought to the scale that the denoiser's own schedule has at the same noise level ``sigma / alpha``.
+    Where the path has more noise than that schedule ever has, the denoiser is asked at its last time.
+
+    Args:
+        denoise: with a `schedules.Schedule`; schedule: of the path on which x will lie.
+    """
+
+    def __init__(self, denoise: Denoiser, schedule: NoiseSchedule):
+        self.denoise = denoise
+        self.schedule = schedule
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        own = self.denoise.schedule
+        highest = own.noise_to_signal(torch.full_like(t, own.end))
+        time = own.time(torch.minimum(self.schedule.noise_to_signal(t), highest))  # (B,)
+        scale = (own.alpha(time) + own.sigma(time)) / (self.schedule.alpha(t) + self.schedule.sigma(t))  # (B,)
+        return self.denoise(per_sample(scale, x) * x, time, **condition)
+
+
 class ClippedDenoiser:
     """A denoiser whose answers are clipped to [-limit, limit], where images live.
 

@@ -33,3 +33,15 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in parameters], 1 - decay)
+
+
+def power_decay(step: int, gamma: float) -> float:
+    """The decay at step n = 1, 2, ... of an average whose width grows with the run: ``(1 - 1/n)^(gamma + 1)``.
+
+    Eq. power-ema. A past step's weights then count like a power of how far the run had come, ``(step / n)^gamma``, for
+    a run of any length. Gamma 6.94 makes the standard deviation of the averaged steps a tenth of the run. The first
+    decay is 0: the random start is not averaged.
+
+    Source: Karras et al. 2024 (arXiv 2312.02696), section 3.1.
+    """
+    return (1 - 1 / step) ** (gamma + 1)
