@@ -115,9 +115,8 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@torch.no_grad()
 def forward_flops(network: nn.Module, *inputs: Tensor) -> int:
-    """Operations of one forward pass, a multiplication and an addition as two, by torch's own counter.
+    """Operations of one forward pass in training, a multiplication and an addition as two, by torch's own counter.
 
     It counts convolutions and matrix products. It does not know the CPU's fused attention, so attention is written
     out while it counts.
