@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.devices import DTYPES
-from fromnoise.train.memory import keep_freed_memory
+from fromnoise.memory import keep_freed_memory
 
 PEAK_SHAPES = {  # of 3x3 convolutions: batch, channels, height and width; the first three are the MNIST network's
     "128 x 32 x 28 x 28": (128, 32, 28),

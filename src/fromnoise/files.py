@@ -101,6 +101,17 @@ def check_writable(path: Path, option: str) -> None:
         raise UserError(f"{option} {path} cannot be written: {where}{error.strerror or error}") from None
 
 
+def check_new_folder(folder: Path, option: str) -> None:
+    """Refuses a folder that is there already, or could not be written.
+
+    Raises:
+        UserError: as that of `check_writable`.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{option} {folder} exists already: give a new folder")
+    check_writable(folder, option)
+
+
 def _place(path: Path) -> tuple[Path, bool]:
     """Where a write to a path ends, links followed, and whether what is there is no file that could be replaced."""
     if path.name in ("", ".."):

@@ -7,11 +7,10 @@ are ``(B,)``, in the schedule's own time, ``u < t``; images are ``(B, ...)``; ``
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from fromnoise.diffusion.losses import squared_error
-from fromnoise.diffusion.parameterization import flow_velocity
+from fromnoise.diffusion.parameterization import edm_coefficients, flow_velocity
 from fromnoise.diffusion.process import forward_marginal, per_sample
 from fromnoise.diffusion.schedules import FlowSchedule, NoiseSchedule
 
@@ -82,5 +81,5 @@ class ConsistencyDenoiser:
         level = self.schedule.noise_to_signal(t)
         skip, out = (per_sample(c, x) for c in consistency_coefficients(level, self.least, self.data_std))
         y = x / per_sample(self.schedule.alpha(t), x)
-        into = per_sample(torch.rsqrt(level.square() + self.data_std**2), x)
+        into = per_sample(edm_coefficients(level, self.data_std)[2], x)
         return skip * y + out * self.network(into * y, level.log() / 4, **condition).to(x.dtype)

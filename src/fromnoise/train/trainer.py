@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fromnoise.devices import DTYPES, compiler_works, resolve_device, training_dtype
 from fromnoise.errors import UserError
+from fromnoise.memory import keep_freed_memory
 from fromnoise.train.captured import Captured
 from fromnoise.train.checkpoint import (
     Environment,
@@ -24,7 +25,6 @@ from fromnoise.train.checkpoint import (
 )
 from fromnoise.train.config import LOOKED_AT, TrainingConfig, changes, refuse_other_run
 from fromnoise.train.ema import EMA
-from fromnoise.train.memory import keep_freed_memory
 from fromnoise.train.optimizer import Optimizer, learning_rate_at
 from fromnoise.train.processes import make_accelerator
 from fromnoise.train.randomness import batch_indices

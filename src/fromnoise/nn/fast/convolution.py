@@ -35,8 +35,7 @@ def convolve(
 ) -> Tensor:
     """The formula; where a kernel is the faster one, its value or its gradient of the weights is the kernel's."""
     if (stride, padding, transposed) == (1, 1, False) and (tile := tile_for(x, weight, bias)) and bias is not None:
-        found: Tensor = winograd(x, weight, bias, tile)
-        return found
+        return winograd(x, weight, bias, tile)
     ours = (
         DOT_PRODUCTS
         and not MATRICES

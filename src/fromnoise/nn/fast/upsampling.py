@@ -27,8 +27,7 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     `winograd` is used, it takes 16 or 9. A drawing of few positions is left to the formula.
     """
     if bias is not None and (tile := tile_for(x, weight, bias, scale=2)):
-        found: Tensor = winograd(x, weight, bias, tile, 2)
-        return found
+        return winograd(x, weight, bias, tile, 2)
     if not torch.is_grad_enabled() and len(x) * x.shape[2] * x.shape[3] <= FEW:
         return formula(x, weight, bias)
     weight = weight.transpose(0, 1).flip(2, 3)  # (C, D, 3, 3), backwards, as a transposed convolution reads it

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import resource, torch
-from fromnoise.train.memory import keep_freed_memory
+from fromnoise.memory import keep_freed_memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
