@@ -10,7 +10,6 @@ from fromnoise.diffusion.losses import Weighting, training_loss
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.diffusion.parameterization import Prediction
 from fromnoise.models import Model, save_model
-from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import PartsConfig, TrainingConfig
 from fromnoise.train.randomness import Draws, generator_for, step_draws
@@ -28,7 +27,7 @@ class Examples(Protocol):
     rows: int | None  # how many there are; none: they are drawn without end
     held_out_rows: int | None
     record: DataRecord
-    network: UNetConfig
+    network: nn.Module  # untrained, or what it is to go on from
     shape: tuple[int, int, int]  # channels, height and width of what the network sees
 
     def batch(self, indices: Tensor, seed: int, step: int, draws: Draws) -> Batch:
@@ -40,7 +39,7 @@ class Examples(Protocol):
     def inputs(self, batch: Batch) -> Batch:
         """By the names of `training_loss`: ``x0`` ``(B, *shape)``, and what the network is told; on any device."""
 
-    def model(self, network: UNet, noise: NoiseConfig) -> Model:
+    def model(self, network: nn.Module, noise: NoiseConfig) -> Model:
         """A network as a model; shares its weights."""
 
     def preview(self, model: Model) -> tuple[Tensor, int]:
@@ -87,7 +86,7 @@ class DenoisingTask:
         self.schedule, self.prediction = self.noise.schedule(), Prediction(self.noise.prediction_type)
         self.weighting = Weighting(config.diffusion.weighting)
         self.objective = f"{self.weighting} weighting, {self.prediction}"
-        self.network = UNet(self.data.network)
+        self.network = self.data.network
 
     def batch(self, indices: Tensor, seed: int, step: int) -> Batch:
         """What there is to see and to tell, with a time and noise for each."""
@@ -102,7 +101,7 @@ class DenoisingTask:
         schedule, prediction, weighting = self.schedule, self.prediction, self.weighting
         return training_loss(network, schedule, prediction, weighting, x0, t, noise, gamma=gamma, **inputs)
 
-    def validate(self, network: UNet) -> dict[str, Any]:
+    def validate(self, network: nn.Module) -> dict[str, Any]:
         """The mean loss on what is held out, and in equal bands of time from clean to noisy; nothing is dropped.
 
         Where there is less than there are bands, it is taken several times.
@@ -120,15 +119,15 @@ class DenoisingTask:
         bands = [band.mean().item() for band in torch.cat(losses).tensor_split(NOISE_BANDS)]
         return {"validation_loss": sum(bands) / len(bands), "validation_loss_by_noise": bands}
 
-    def model(self, network: UNet) -> Model:
+    def model(self, network: nn.Module) -> Model:
         """A network as a model; shares its weights."""
         return self.data.model(network, self.noise)
 
-    def preview(self, network: UNet) -> tuple[Tensor, int]:
+    def preview(self, network: nn.Module) -> tuple[Tensor, int]:
         """A few images, always from the same noise."""
         return self.data.preview(self.model(network))
 
-    def export(self, network: UNet, folder: Path, dtype: torch.dtype) -> dict[str, str]:
+    def export(self, network: nn.Module, folder: Path, dtype: torch.dtype) -> dict[str, str]:
         """Makes the folder a model directory."""
         save_model(self.model(network), folder, dtype=dtype)
         return self.data.export(folder)

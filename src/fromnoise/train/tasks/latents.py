@@ -13,11 +13,12 @@ from fromnoise.data.captions import load_captioned
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write
-from fromnoise.models import Model
+from fromnoise.models import Model, open_model
 from fromnoise.models.conditioning import Prompts
 from fromnoise.models.placing import placed
 from fromnoise.models.space import Latents
 from fromnoise.models.store import open_autoencoder, open_prompts
+from fromnoise.nn.text_encoder import TextEncoder
 from fromnoise.nn.unet import UNet, UNetConfig
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
@@ -50,11 +51,23 @@ def latent_unet_config(config: TrainingConfig, latents: Latents, text_width: int
         raise UserError(f"network: {error}") from error
 
 
+class PromptedUNet(nn.Module):
+    """A U-Net and the text encoder that it is told by, as one network: tokens in, and both are trained."""
+
+    def __init__(self, unet: UNet, text_encoder: TextEncoder):
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        return self.unet(x, t, context=self.text_encoder(tokens))  # (B, C, h, w)
+
+
 class CaptionedLatents:
     """Captioned pictures, of which the network sees the latents and is told the caption; see `Examples`.
 
-    The two encoders are frozen. They belong to no checkpoint, but their checksum to the record of the data. A dropped
-    caption becomes the empty one.
+    The autoencoder is frozen, and so is the text encoder unless the preset trains it. What is frozen belongs to no
+    checkpoint, but its checksum to the record of the data, with that of the text encoder as it was. A dropped caption
+    becomes the empty one.
 
     Raises:
         UserError: a network, parts or data that do not fit; parts that are not there yet, by the command that makes
@@ -68,6 +81,8 @@ class CaptionedLatents:
         autoencoder = open_autoencoder(_part(config.parts.autoencoder, "autoencoder", "vae"))
         self.clip = _part(config.parts.clip, "clip", "text_encoder").parent
         prompts = open_prompts(self.clip / "text_encoder", self.clip / "tokenizer")
+        start = _start(config.parts.start, prompts)
+        prompts = start.conditioner if start else prompts
         factor, size = autoencoder.config.size_multiple, config.data.size
         if (autoencoder.config.in_channels, autoencoder.config.out_channels) != (config.data.channels,) * 2:
             colours = autoencoder.config.in_channels
@@ -82,11 +97,18 @@ class CaptionedLatents:
         self.shape = (autoencoder.config.latent_channels, size // factor, size // factor)
         self.space = Latents(autoencoder.requires_grad_(False), self.shape, at_a_time=config.train.batch_size)
         self.text_encoder = prompts.text_encoder.requires_grad_(False)
-        self.network = latent_unet_config(config, self.space, self.text_encoder.config.width)
+        unet = UNet(latent_unet_config(config, self.space, self.text_encoder.config.width))
+        if start:
+            if start.unet.config != unet.config:
+                raise UserError(
+                    f"parts.start: {config.parts.start} has another network than [network] says: change that"
+                )
+            unet.load_state_dict(start.unet.state_dict())
         self.pictures, self.held_out = load_captioned(config.data, source)
         self.rows, self.held_out_rows = self.pictures.rows, self.held_out.rows
         self.record = replace(DataRecord.of_captioned(self.pictures), parts=_checksum(self.space, prompts))
         self.empty = self._tokens([""])  # (1, N)
+        self.network = self._network(unet)
 
     def batch(self, indices: Tensor, seed: int, step: int, draws: Draws) -> Batch:
         """What the pictures are made from, and the tokens of their captions, of which some are dropped."""
@@ -100,9 +122,9 @@ class CaptionedLatents:
 
     @torch.no_grad()
     def inputs(self, batch: Batch) -> Batch:
-        """Draws the pictures and encodes them as the mean of their latents, scaled, and encodes the captions.
+        """Draws the pictures and encodes them as the mean of their latents, scaled.
 
-        The pictures are drawn in float32, whatever the networks compute in.
+        A frozen text encoder encodes the captions here. The pictures are drawn in float32, whatever the networks compute in.
         """
         drawn = {name.removeprefix(DRAWN): value for name, value in batch.items() if name.startswith(DRAWN)}
         tokens = batch["tokens"]
@@ -110,11 +132,16 @@ class CaptionedLatents:
         with torch.autocast(tokens.device.type, enabled=False):
             images = self.pictures.images(drawn)  # (B, 3, H, W)
         images = images.contiguous(memory_format=torch.channels_last)
-        context = self.text_encoder(tokens).float()  # (B, N, text_width)
-        return {"x0": self.space.encode(images), "context": context}  # x0: (B, C, h, w)
+        x0 = self.space.encode(images)  # (B, C, h, w)
+        if self.config.parts.train_text_encoder:
+            return {"x0": x0, "tokens": tokens}
+        return {"x0": x0, "context": self.text_encoder(tokens).float()}  # context: (B, N, text_width)
 
-    def model(self, network: UNet, noise: NoiseConfig) -> Model:
-        return Model(network, noise, self.space, self.prompts)
+    def model(self, network: nn.Module, noise: NoiseConfig) -> Model:
+        if not isinstance(network, PromptedUNet):
+            return Model(network, noise, self.space, self.prompts)
+        text_encoder = placed(network.text_encoder, "cpu", torch.float32)
+        return Model(network.unet, noise, self.space, replace(self.prompts, text_encoder=text_encoder, _encoded={}))
 
     def preview(self, model: Model) -> tuple[Tensor, int]:
         """Pictures of the captions of a few that are held out, always the same."""
@@ -132,6 +159,14 @@ class CaptionedLatents:
         parts = {"autoencoder": self.space.autoencoder, "text encoder": self.text_encoder}
         counts = (f"{name} {_count(part) / 1e6:.2f} million" for name, part in parts.items())
         return {"parameters of the frozen parts": ", ".join(counts)}
+
+    def _network(self, unet: UNet) -> nn.Module:
+        """What is trained: the U-Net, with a copy of the text encoder if that is trained too."""
+        if not self.config.parts.train_text_encoder:
+            return unet
+        text_encoder = TextEncoder(self.text_encoder.config)
+        text_encoder.load_state_dict(self.text_encoder.state_dict())
+        return PromptedUNet(unet, text_encoder)
 
     def _tokens(self, captions: list[str]) -> Tensor:
         return torch.tensor([self.prompts.tokenizer(caption).ids for caption in captions])  # (B, N)
@@ -156,6 +191,19 @@ def _part(folder: str, name: str, inside: str) -> Path:
     if not (path / inside / "config.json").is_file():
         raise UserError(f"parts.{name}: there is no {path / inside}: {shlex.join(command)} makes it")
     return path / inside
+
+
+def _start(folder: str, prompts: Prompts) -> Model | None:
+    """The model to go on from, whose words must be those of the parts."""
+    if not folder:
+        return None
+    start = open_model(folder)
+    if (
+        not isinstance(start.conditioner, Prompts)
+        or start.conditioner.tokenizer.vocabulary != prompts.tokenizer.vocabulary
+    ):
+        raise UserError(f"parts.start: {folder} has other words than parts.clip: give a model that was trained with it")
+    return start
 
 
 def _checksum(space: Latents, prompts: Prompts) -> int:

@@ -46,7 +46,7 @@ class LabelledImages:
         self.held_out_rows: int | None = len(self.held_out)
         self.record = DataRecord.of(self.images)
         self.class_names = self.images.class_names
-        self.network = unet_config(config, None if self.class_names is None else len(self.class_names))
+        self.network = UNet(unet_config(config, None if self.class_names is None else len(self.class_names)))
         self.shape: tuple[int, int, int] = (config.data.channels, config.data.size, config.data.size)
 
     def batch(self, indices: Tensor, seed: int, step: int, draws: Draws) -> Batch:
