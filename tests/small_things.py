@@ -35,7 +35,7 @@ NAMES = {
 }
 
 
-def build_font(path: Path) -> Path:
+def build_font(path: Path, *, coloured: bool = True) -> Path:
     """A COLR font with a polygon of its own for each of EMOJI, and another for the woman in a dark tone."""
     shapes = {f"g{number}": character for number, character in enumerate(EMOJI)}
     builder = FontBuilder(1000, isTTF=True)
@@ -65,6 +65,9 @@ def build_font(path: Path) -> Path:
         f"feature ccmp {{ sub {woman} {tone} {joiner} {rocket} by {both}; sub {woman} {joiner} {rocket} by {astronaut};"
         f" sub {woman} {tone} by {dark}; }} ccmp;"
     )
+    if not coloured:
+        builder.save(path)
+        return path
     colours = [(number / 20, 1 - number / 20, (number % 3) / 2, 1.0) for number in range(len(order))]
     builder.font["COLR"] = buildCOLR({name: [(name, number)] for number, name in enumerate(order) if number})
     builder.font["CPAL"] = buildCPAL([colours])

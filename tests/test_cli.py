@@ -615,6 +615,17 @@ def train(refuse, *words, preset=PRESET):
     return refuse("train", "small.toml", *words)
 
 
+def test_what_is_said_of_data_is_not_said_of_other_things(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fromnoise.train.run.train", lambda config, folder, **_: asked.append(config))
+    monkeypatch.chdir(tmp_path)
+    for words in (["--data.things", "emoji"], ["--data.source", "a/b"], ["--train.steps", "5"]):
+        assert main(["train", "mini-sd-unet", *words]) == 0
+    assert [bool(config.expect) for config in asked] == [False, False, True]
+    assert [config.data.licence.split(" by ")[0] for config in asked] == ["", "", "MNIST"]
+    assert asked[0].description == "Trained with the settings of mini-sd-unet, on scenes of emoji."
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

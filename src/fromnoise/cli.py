@@ -289,7 +289,8 @@ def _overridden(preset: TrainingConfig, arguments: Sequence[str]) -> tuple[Train
     """A preset with what the command line sets otherwise, and the options beside it."""
     defaults = Train(**{name: getattr(preset, name) for name in TABLES})
     options: Train = parse(Train, "train PRESET|FILE.toml", arguments, defaults)
-    return dataclasses.replace(preset, **{name: getattr(options, name) for name in TABLES}), options
+    given = dataclasses.replace(preset, **{name: getattr(options, name) for name in TABLES})
+    return preset.override(changes(preset, given)), options
 
 
 COMMANDS = {"models": models, "sample": sample, "train": train, "evaluate": evaluate, "results": results}

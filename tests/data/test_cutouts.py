@@ -53,7 +53,7 @@ def test_a_cut_out_lies_whole_in_the_middle() -> None:
     assert cut_out(Image.new("RGBA", (9, 9)), 48) is None
 
 
-def test_what_is_half_transparent_is_half_of_each_colour(things: Cutouts) -> None:
+def test_what_is_half_transparent_is_half_of_each_colour() -> None:
     pixels = torch.zeros(1, 4, 48, 48, dtype=torch.uint8)
     pixels[:, :, 4:44, 4:44] = torch.tensor([100, 0, 20, 128], dtype=torch.uint8)[:, None, None]  # (200, 0, 40) at half
     scenes = Scenes(Cutouts(pixels, [Names(("veil",))]), held_out=True)
@@ -159,15 +159,12 @@ def test_cut_outs_are_loaded_by_the_folder(tmp_path) -> None:
     config = DataConfig(source="scenes", things=str(draw_cutouts(tmp_path / "cutouts")), channels=3, size=32)
     train, held_out = load_captioned(config, config.source)
     assert isinstance(train, Scenes) and isinstance(held_out, Scenes) and held_out.held_out
+    assert train.things is held_out.things, "they are read once"
     drawn, captions = train.draw(torch.arange(6), seeded())
     assert drawn["cutouts"].shape == (6, 2, 4, 48, 48) and train.images(drawn).shape == (6, 3, 32, 32)
     assert any("green frog" in caption for caption in train.draw(torch.arange(200), seeded())[1])
     with pytest.raises(UserError, match="give digits, emoji, emoji-200 or a folder"):
         load_captioned(replace(config, things="kittens"), "scenes")
-
-
-WORDS = r"[\w'’.-]+"
-CAPTION = re.compile(rf"(?:(?:on|against) .*, )?(?:an? )?(?:(?:small|little|large|big) )?{WORDS}.*", re.IGNORECASE)
 
 
 def test_glyphs_are_things_with_their_names(glyphs: Cutouts) -> None:
@@ -180,6 +177,18 @@ def test_glyphs_are_things_with_their_names(glyphs: Cutouts) -> None:
     assert names["sloth"].keywords == ("lazy",), "slow is another's, too"
     assert glyphs.tones == ("", "light", "medium-light", "medium", "medium-dark", "dark")
     assert (glyphs.row >= 0).sum() == len(names) + 2
+
+
+def test_a_font_without_colours_is_refused(tmp_path, small_names) -> None:
+    with pytest.raises(UserError, match="grey.ttf has no emoji in colour: give"):
+        emoji.emoji_things.__wrapped__(build_font(tmp_path / "grey.ttf", coloured=False), 64)
+
+
+def test_prompts_are_composed_where_something_is(glyphs: Cutouts, things: Cutouts) -> None:
+    assert glyphs.kinds == ("seen", "unseen", "composed", "two")
+    assert things.kinds == ("seen", "unseen", "two")
+    toned = Cutouts(things.pixels[:3], things.names[:2], torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), ("", "dark"))
+    assert toned.kinds == ("seen", "unseen", "two"), "the first thing is drawn in the first tone in training, too"
 
 
 def test_captions_of_things_are_english(glyphs: Cutouts) -> None:
@@ -254,6 +263,13 @@ def test_two_hundred_are_well_known() -> None:
     assert len(known) == 200
     names = [name for one, others in known.items() for name in (one, *others)]
     assert len(set(names)) == len(names)
+
+
+def test_what_is_well_known_is_among_all() -> None:
+    pytest.importorskip("picker")
+    every = {one.names.names[0] for one in emoji.all_emoji()}
+    assert {emoji._spoken(name) for name in emoji._best_known()} <= every
+    assert len(emoji.best_known()) == 200
 
 
 def test_a_font_and_names_that_are_missing_are_named(tmp_path, monkeypatch) -> None:

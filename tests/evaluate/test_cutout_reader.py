@@ -23,6 +23,7 @@ from fromnoise.evaluate.cutout_reader import FILE, CutoutReader, classifier_of, 
 from fromnoise.evaluate.scene_reader import EVERYTHING, OPPOSITE, matches, read_scenes
 from fromnoise.train.config import DataConfig, TrainingConfig, dump_config
 from fromnoise.train.run import train
+from fromnoise.train.tasks import reader
 from fromnoise.train.tasks.reader import ReaderTask
 
 
@@ -62,10 +63,10 @@ def normal(scene: Scene) -> Scene:
 
 
 def test_a_trained_reader_reads_true_scenes(run, things) -> None:
-    reader = open_cutout_reader(things, run)
+    opened = open_cutout_reader(things, run)
     drawn, told = Scenes(things, held_out=True).draw_scenes(150, torch.Generator().manual_seed(3))
     right = []
-    for scene, seen in zip(told, read_scenes(to_pixels(Scenes(things).images(drawn)), reader), strict=True):
+    for scene, seen in zip(told, read_scenes(to_pixels(Scenes(things).images(drawn)), opened), strict=True):
         scene = normal(scene)
         assert (seen.where, seen.background) == (scene.where, scene.background)
         assert [thing.size for thing in seen.things] == [thing.size for thing in scene.things]
@@ -113,21 +114,38 @@ def test_a_look_that_a_thing_has_not_is_never_read(things) -> None:
     assert (numbers.tolist(), looks.tolist()) == ([0, 1, 1], [1, 0, 0])
 
 
+def test_looks_are_judged_where_there_are_several(things, cutouts, monkeypatch) -> None:
+    """By a network that knows nothing and says the first look of everything."""
+
+    class Same(torch.nn.Linear):
+        def forward(self, seen):
+            return torch.zeros(len(seen), 14)
+
+    config = TrainingConfig(task="reader", data=DataConfig(source="scenes", things=str(cutouts), channels=3, size=64))
+    assert "look_accuracy" not in ReaderTask(config, "scenes").validate(Same(1, 1))
+    numbers = torch.tensor([0, *range(12)])
+    looks = torch.tensor([1, *[0] * 12])
+    toned = Cutouts(things.pixels[numbers], things.names, numbers, looks, ("", "dark"))
+    monkeypatch.setattr(reader, "load_things", lambda config: toned)
+    assert 0.2 < ReaderTask(config, "scenes").validate(Same(1, 1))["look_accuracy"] < 0.8
+
+
 def test_pictures_without_things_are_read(things) -> None:
-    reader = CutoutReader(things, classifier_of(things).eval())
+    untrained = CutoutReader(things, classifier_of(things).eval())
     empty = torch.full((1, 3, 64, 64), 10, dtype=torch.uint8)
-    assert read_scenes(empty, reader) == [Scene((), "", "black")]
+    assert read_scenes(empty, untrained) == [Scene((), "", "black")]
 
 
 def test_a_classifier_that_is_missing_or_of_other_things(run, things, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="fromnoise train emoji-classifier makes one"):
+    how = r"fromnoise train emoji-classifier makes one, with the model's --data\.things and --data\.font"
+    with pytest.raises(UserError, match=f"there is none in runs/emoji-classifier, and no .*: {how}"):
         open_cutout_reader(things, tmp_path)
     (tmp_path / FILE).write_bytes(b"nothing")
-    with pytest.raises(UserError, match="holds no classifier"):
+    with pytest.raises(UserError, match=f"holds no classifier: {how}"):
         open_cutout_reader(things, tmp_path)
     fewer = Cutouts(things.pixels[:5], things.names[:5])
-    with pytest.raises(UserError, match=r"knows other things.*--data\.things"):
+    with pytest.raises(UserError, match=f"knows other things than the model's scenes: {how}"):
         open_cutout_reader(fewer, run)
 
 

@@ -142,6 +142,12 @@ def test_which_models_are_measured_by_scenes(model, folder, tmp_path):
     assert reference_of(model, str(folder), "photographs").source == "photographs"
 
 
+def test_what_is_missing_is_given_by_the_option_that_there_is(source):
+    font = replace(source, config=replace(DATA, things="emoji", font="nowhere.ttf"))
+    with pytest.raises(UserError, match=r"there is no font nowhere.ttf: give --data the file"):
+        _ = font.held_out
+
+
 @pytest.mark.parametrize(
     ("options", "metrics", "more", "complaint"),
     [

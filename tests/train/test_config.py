@@ -136,6 +136,24 @@ def test_changes_are_what_override_takes():
     assert command(flags) == "fromnoise train mnist-conditional --data.no-conditional --data.flip"
 
 
+def test_other_things_leave_out_what_is_said_of_the_old(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    emoji, digits = load_config("emoji-sd-unet"), load_config("mini-sd-unet")
+    (tmp_path / "cutouts").mkdir()
+    other = emoji.override({"data.things": str(tmp_path / "cutouts")})
+    assert other.description == "Trained with the settings of emoji-sd-unet, on scenes of cutouts."
+    assert (other.data.licence, other.expect) == ("", {})
+    assert other.override({"data.licence": "mine", "data.things": "cutouts"}).data.licence == "mine"
+    assert other.override({"data.things": "cutouts"}).description == other.description
+    assert digits.override({"data.things": "emoji"}).expect == {} != digits.expect
+    for same in ({"data.digits": "elsewhere"}, {"data.things": "digits"}, {"data.font": "X.ttf"}):
+        assert digits.override(same).expect == digits.expect
+    font = emoji.override({"data.font": "X.ttf"})
+    assert font.description.endswith(", on scenes of emoji from X.ttf.") and font.data.licence == ""
+    captioned = emoji.override({"data.source": "a/b", "data.licence": "mine"})
+    assert captioned.override({"data.things": "digits"}).data.licence == "mine"
+
+
 def test_a_preset_has_the_sections_of_its_task(preset):
     classifier = preset('task = "classifier"\n[train]\nsteps = 7')
     classifier.validate()

@@ -121,6 +121,8 @@ def test_other_parts_are_refused_and_the_same_in_another_place_are_not(config, p
             {"parts.autoencoder": "nowhere"},
             "there is no nowhere/vae: fromnoise train mini-sd-autoencoder --out nowhere makes",
         ),
+        ({"parts.clip": "nowhere/mnist"}, "fromnoise train mini-sd-clip --out nowhere/mnist makes it"),
+        ({"parts.clip": "nowhere/emoji-sd-clip"}, "fromnoise train emoji-sd-clip --out nowhere/emoji-sd-clip makes"),
         ({"data.channels": 1}, "data.channels is 1, and the autoencoder takes 3"),
         ({"data.size": 18}, "data.size 18 is not a multiple of 4"),
         ({"data.flip": True}, "data.flip does not go with captions"),

@@ -140,6 +140,29 @@ def test_the_shared_settings_are_those_of_the_run_when_it_goes_on(tmp_path, monk
     assert load_stages(str(out / STAGES / STAGES_FILE)).shared.source == str(tmp_path / "pictures")
 
 
+def test_other_things_than_a_finished_stage_has_are_told(tmp_path, monkeypatch, capsys):
+    def train(config, folder, **options):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "training.toml").write_text(dump_config(config))
+        (folder / "README.md").touch()
+
+    monkeypatch.setattr(runs, "train", train)
+    for name in ("here/cutouts", "here/emoji", "there"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    stages, out = load_stages("mini-sd"), tmp_path / "out"
+    train_stages(stages, out, shared=Shared(data=SharedData(things="cutouts")))
+    assert "on scenes of cutouts" in load_config(str(out / "training.toml")).description
+    monkeypatch.chdir(tmp_path / "there")
+    train_stages(stages, out, resume=True)
+    assert capsys.readouterr().err == "", "the same folder, from elsewhere"
+    monkeypatch.chdir(tmp_path / "here")
+    train_stages(stages, out, shared=Shared(data=SharedData(things="emoji")), resume=True)
+    line = f"autoencoder is finished, and was trained on {tmp_path}/here/cutouts, not on emoji"
+    assert line in capsys.readouterr().err
+    assert load_stages(str(out / STAGES / STAGES_FILE)).shared.data.things == "emoji", "not the folder of this name"
+
+
 def test_the_card_says_the_one_command():
     config = dataclasses.replace(load_config("mnist"), name="mini-sd", task="denoising")
     with pytest.MonkeyPatch.context() as patch:

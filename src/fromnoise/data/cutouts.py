@@ -85,7 +85,6 @@ def is_composed(number: Tensor, look: Tensor) -> Tensor:
 class Cutouts:
     """Things that are cut out, and keep their colours and their shape; see `Things`."""
 
-    noun = "thing"
     lengths = Lengths(small=(19.0, 22.0), large=(30.0, 34.0), large_of_two=28.0, centres=(19.0, 32.0, 45.0))
 
     def __init__(
@@ -108,12 +107,13 @@ class Cutouts:
         numbers = torch.arange(len(pixels)) if numbers is None else numbers
         looks = torch.zeros_like(numbers) if looks is None else looks
         self.pixels, self.names, self.tones = pixels, tuple(names), tuple(tones)
-        self.kinds: tuple[Kind, ...] = ("seen", "unseen", *(("composed",) if len(tones) > 1 else ()), "two")
         self.edges = ink_edges(pixels[:, 3], 255 / 2)  # (N, 2, 2)
         self.row = torch.full((len(names), len(tones)), -1)  # (K, L)
         self.row[numbers, looks] = torch.arange(len(pixels))
         self.visible = _visible(pixels, self.edges)  # (N, 8)
         self.number_of = {name.names[0]: number for number, name in enumerate(names)}
+        composed = self._are("composed", *(self.row >= 0).nonzero().T).any()
+        self.kinds: tuple[Kind, ...] = ("seen", "unseen", *(("composed",) if composed else ()), "two")
 
     def combinations(self, kind: Literal["seen", "unseen", "composed", "all"]) -> Tensor:
         """A thing with one look counts as often as one with all of them."""
@@ -121,16 +121,25 @@ class Cutouts:
         number, look = (self.row >= 0).nonzero().T  # (N,) each
         number, look = (values.repeat_interleave(times[number]) for values in (number, look))
         groups = []
-        for background in range(len(RGB)):
-            unseen, composed = is_unseen(number, torch.tensor(background)), is_composed(number, look)
-            of_kind = {"seen": ~unseen & ~composed, "unseen": unseen & ~composed, "composed": composed & ~unseen}
-            kept = of_kind.get(kind, torch.ones_like(unseen)) & self.visible[self.row[number, look], background]
+        for background, kept in enumerate(self._are(kind, number, look).T):
             if kept.any():
                 groups.append(torch.stack([number, look, torch.full_like(look, background)], 1)[kept])
         if not groups:
             raise UserError(f"there are too few things for scenes ({len(self.names)}, some hard to see): give more")
         most = max(map(len, groups))
         return torch.stack([group[torch.arange(most) % len(group)] for group in groups])
+
+    def _are(self, kind: Literal["seen", "unseen", "composed", "all"], number: Tensor, look: Tensor) -> Tensor:
+        """Which things in which looks are of a kind, and can be seen, on each background: ``(M, 8)``."""
+        unseen = is_unseen(number[:, None], torch.arange(len(RGB)))  # (M, 8)
+        composed = is_composed(number, look)[:, None]  # (M, 1)
+        of_kind = {
+            "seen": ~unseen & ~composed,
+            "unseen": unseen & ~composed,
+            "composed": composed & ~unseen,
+            "all": torch.ones_like(unseen),
+        }
+        return of_kind[kind] & self.visible[self.row[number, look]]
 
     def thing(self, number: int, look: int, size: str) -> Thing:
         names = self.names[number]

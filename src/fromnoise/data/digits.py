@@ -31,7 +31,6 @@ def is_unseen(digit: Tensor, colour: Tensor, background: Tensor) -> Tensor:
 class Digits:
     """Grey digits, whose looks are the colours that they are painted in; see `Things`."""
 
-    noun = "digit"
     kinds: tuple[Kind, ...] = ("seen", "unseen", "two")
     lengths = Lengths(small=(17.0, 20.0), large=(26.0, 30.0), large_of_two=28.0, centres=(17.0, 32.0, 47.0))
 

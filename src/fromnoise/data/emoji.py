@@ -155,7 +155,7 @@ class Glyphs:
     """Draws the glyphs of a colour font.
 
     Raises:
-        UserError: it is no font, or has no colours.
+        UserError: it is no font.
     """
 
     def __init__(self, path: Path) -> None:
@@ -170,11 +170,11 @@ class Glyphs:
         self.none = self._draw(NOBODYS).tobytes()  # what it draws in place of what it does not have
 
     def picture(self, text: str) -> Image.Image | None:
-        """One glyph, cut out; none if the font has none, or draws more than one."""
+        """One glyph, on nothing; none if the font has none, or draws more than one."""
         if self.font.getlength(text) > 1.5 * self.size:
             return None
         picture = self._draw(text)
-        return None if picture.getbbox() is None or picture.tobytes() == self.none else picture
+        return None if picture.tobytes() == self.none else picture
 
     def _draw(self, text: str) -> Image.Image:
         picture = Image.new("RGBA", (2 * self.size, 2 * self.size))
@@ -192,7 +192,7 @@ def emoji_things(path: Path, size: int, known: bool = False) -> Cutouts:
         known: only the best known ones, without tones of skin.
 
     Raises:
-        UserError: the font cannot be read, or holds none; or the names are not there.
+        UserError: the font cannot be read, or holds none in colour; or the names are not there.
     """
     glyphs, side = Glyphs(path), side_for(size)
     pixels: list[Tensor] = []
@@ -213,7 +213,7 @@ def emoji_things(path: Path, size: int, known: bool = False) -> Cutouts:
                 names.append(one.names)
             pixels.append(cutout)
             places.append((len(names) - 1, look))
-    if not names:
+    if all((cutout[:3] == cutout[:1]).all() for cutout in pixels):
         raise UserError(f"{path} has no emoji in colour: give --data.font another font")
     numbers, looks = torch.tensor(places).T
     return Cutouts(torch.stack(pixels), _with_own_keywords(names), numbers, looks, ("",) if known else ("", *TONES))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def ink_edges(ink: Tensor, level: float) -> Tensor:
-    """Where the ink of digits ``(N, h, w)`` begins and ends, in pixels ``(N, 2, 2)``: by rows, then by columns.
+    """Where the ink of pictures ``(N, h, w)`` begins and ends, in pixels ``(N, 2, 2)``: by rows, then by columns.
 
     Between two pixels, ink is interpolated; an edge is where it is ``level``. Without ink, the edges mean nothing.
     """

@@ -172,7 +172,9 @@ def load_scenes(config: "DataConfig") -> tuple[Scenes, Scenes]:
     Raises:
         UserError: there are no such things.
     """
-    return Scenes(load_things(config, "train"), config.size), load_held_out(config)
+    things = load_things(config)
+    held_out = load_things(config, "test") if isinstance(things, Digits) else things
+    return Scenes(things, config.size), Scenes(held_out, config.size, held_out=True)
 
 
 def load_held_out(config: "DataConfig") -> Scenes:

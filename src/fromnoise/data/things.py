@@ -45,7 +45,6 @@ class Lengths:
 class Things(Protocol):
     """Things of K kinds, of which there are N cut-out pictures; each of them may have one of several looks."""
 
-    noun: str  # what they are, one of them
     kinds: tuple[Kind, ...]  # of prompts that there are
     lengths: Lengths
     pixels: Tensor  # (N, C, h, w) uint8

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fromnoise.data.cutouts import Cutouts, framed
 from fromnoise.data.resampling import ink_edges
-from fromnoise.data.scene_captions import Thing
 from fromnoise.data.things import Lengths
 from fromnoise.errors import UserError
 from fromnoise.evaluate.scene_reader import Seen
@@ -20,6 +19,7 @@ from fromnoise.nn.classifier import Classifier
 FILE = "thing-classifier.safetensors"
 RUN = Path("runs/emoji-classifier")
 """where the classifier is looked for, after the folder of the model"""
+MADE = "fromnoise train emoji-classifier makes one, with the model's --data.things and --data.font"
 WIDTHS = (32, 64, 128, 256)
 
 
@@ -42,14 +42,9 @@ class CutoutReader:
     def look(self, images: Tensor, background: Tensor, masks: Tensor) -> Seen:
         edges = ink_edges(masks.float(), 0.5)  # (T, 2, 2)
         length = (edges[..., 1] - edges[..., 0]).amax(1)  # (T,)
-        if not len(masks):
-            return Seen(edges, length, self.things.thing)  # type: ignore[arg-type]
         logits = self.classifier(framed(images / 127.5 - 1, edges.mean(2), length))
-        numbers, looks = read_logits(self.things, logits)
-        return Seen(edges, length, lambda part, size: self._thing(numbers[part], looks[part], size))
-
-    def _thing(self, number: Tensor, look: Tensor, size: str) -> Thing:
-        return self.things.thing(int(number), int(look), size)
+        numbers, looks = (found.tolist() for found in read_logits(self.things, logits))
+        return Seen(edges, length, lambda part, size: self.things.thing(numbers[part], looks[part], size))
 
 
 def read_logits(things: Cutouts, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,19 +73,15 @@ def open_cutout_reader(things: Cutouts, folder: Path) -> CutoutReader:
     """
     found = [place / FILE for place in (folder, RUN) if (place / FILE).is_file()]
     if not found:
-        raise UserError(
-            f"things are read by a classifier: fromnoise train emoji-classifier makes one, in {RUN}; there is none, "
-            f"and no {folder / FILE}"
-        )
+        raise UserError(f"things are read by a classifier, and there is none in {RUN}, and no {folder / FILE}: {MADE}")
     classifier = classifier_of(things)
     try:
         with safetensors.safe_open(found[0], "pt") as file:
             known = (file.metadata() or {})["things"]
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        if known == vocabulary_of(things):
-            classifier.load_state_dict(state)
+        if known != vocabulary_of(things):
+            raise UserError(f"{found[0]} knows other things than the model's scenes: {MADE}")
+        classifier.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
-        raise UserError(f"{found[0]} holds no classifier: fromnoise train emoji-classifier makes one") from None
-    if known != vocabulary_of(things):
-        raise UserError(f"{found[0]} knows other things than the model's scenes: train it with the same --data.things")
+        raise UserError(f"{found[0]} holds no classifier: {MADE}") from None
     return CutoutReader(things, classifier.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]

@@ -1,6 +1,6 @@
 """Whether drawn scenes show what their prompts say, whether an autoencoder keeps it, and how well CLIP thinks they fit.
 
-Each figure stands beside that of true scenes, which are painted from digits that no model was trained on.
+Each figure stands beside that of true scenes; those of digits are painted from ones that no model was trained on.
 """
 
 from collections.abc import Callable, Mapping, Sequence

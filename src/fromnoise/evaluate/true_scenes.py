@@ -1,5 +1,6 @@
-"""What a model of captioned scenes is measured with: true scenes of held-out digits, their reader, and CLIP."""
+"""What a model of captioned scenes is measured with: true scenes, what reads them, and CLIP."""
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,18 +50,21 @@ LEAST = 2  # for a standard error
 
 @dataclass(frozen=True)
 class TrueScenes:
-    """Scenes of held-out digits and what looks at them; each part is opened once, when it is first needed.
+    """True scenes and what looks at them; each part is opened once, when it is first needed.
 
     All it does raises a `UserError` where something is missing.
     """
 
-    config: DataConfig  # of the model's training, with the digits from where they lie
+    config: DataConfig  # of the model's training, with the digits, the font or the things from where they lie
     folder: Path  # the model's
 
     @cached_property
     def held_out(self) -> Scenes:
-        """The scenes of the test digits."""
-        return load_held_out(self.config)
+        """The scenes, of digits those of the test split."""
+        try:
+            return load_held_out(self.config)
+        except UserError as error:  # which says what training takes
+            raise UserError(re.sub(r"--data\.(digits|font)", "--data", str(error))) from error
 
     @cached_property
     def read(self) -> Reader:
@@ -104,13 +108,13 @@ class TrueScenes:
         return embed
 
     def painted(self, scenes: Sequence[Scene], seed: int) -> Tensor:
-        """True pictures of scenes, uint8 ``(N, 3, size, size)``, of held-out digits that the seed chooses."""
+        """True pictures of scenes, uint8 ``(N, 3, size, size)``, of things that the seed chooses."""
         generator = torch.Generator().manual_seed(seed)
         parts = [scenes[i : i + BATCH] for i in range(0, len(scenes), BATCH)]
         return torch.cat([to_pixels(self.held_out.images(self.held_out.paint(part, generator))) for part in parts])
 
     def random(self, n: int, seed: int) -> tuple[Tensor, list[Scene]]:
-        """n true pictures of one or two digits, uint8 ``(n, 3, size, size)``, and what they show."""
+        """n true pictures of one thing or two, uint8 ``(n, 3, size, size)``, and what they show."""
         drawn, scenes = self.held_out.draw_scenes(n, torch.Generator().manual_seed(seed))
         return to_pixels(self.held_out.images(drawn)), scenes
 

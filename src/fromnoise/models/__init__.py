@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from fromnoise.models.shipped import cached_models, shipped_models
 
 __all__ = ["Model", "cached_models", "open_model", "save_model", "shipped_models"]
-HOMES = {"Model": "model", "cached_models": "shipped", "open_model": "hub", "save_model": "saving"}
-HOMES["shipped_models"] = "shipped"
+HOMES = {
+    "Model": "model",
+    "cached_models": "shipped",
+    "open_model": "hub",
+    "save_model": "saving",
+    "shipped_models": "shipped",
+}
 
 
 def __getattr__(name: str) -> object:

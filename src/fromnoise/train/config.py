@@ -20,6 +20,8 @@ LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "c
     "train.keep_checkpoints"
 }
 """how often something is looked at or kept, which changes nothing else"""
+EMOJI = ("emoji", "emoji-200")
+"""the things that are drawn by a font"""
 MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
 MAY_CHANGE |= {"data.digits", "data.things", "data.font", "data.caption_column"}
 MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
@@ -65,6 +67,29 @@ class DataConfig:
     """the column with the captions, where it cannot be guessed"""
     licence: str = ""
     """of the data, for the model card"""
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """What decides what the images show, folders and files by their paths: the source, of scenes also the things,
+        and of emoji the font. Digits are the same wherever they lie."""
+        if self.source != "scenes":
+            return (_place(self.source),)
+        if self.things in EMOJI:
+            return ("scenes", self.things, _place(self.font) or "the font that is found")
+        return ("scenes", self.things if self.things == "digits" else _place(self.things))
+
+    @property
+    def title(self) -> str:
+        """What the images are called in a sentence."""
+        if self.source != "scenes":
+            return source_name(self.source)
+        if self.things in EMOJI:
+            return f"scenes of {self.things}" + (f" from {source_name(self.font)}" if self.font else "")
+        return f"scenes of {source_name(self.things)}"
+
+
+def _place(source: str) -> str:
+    return source if (path := local(source)) is None else str(path.resolve())
 
 
 @dataclass(frozen=True)
@@ -241,8 +266,9 @@ class TrainingConfig:
     def override(self, values: dict[str, Any]) -> "TrainingConfig":
         """A copy with ``{"section.key": value}`` replaced; with other data, what is said of the old is left out."""
         config = self
-        if (source := values.get("data.source", self.data.source)) != self.data.source:
-            about = f"Trained with the settings of {self.name}, on {source_name(source)}."
+        data = {key.removeprefix("data."): value for key, value in values.items() if key.startswith("data.")}
+        if (other := dataclasses.replace(self.data, **data)).origin != self.data.origin:
+            about = f"Trained with the settings of {self.name}, on {other.title}."
             config = dataclasses.replace(self, description=about, expect={})
             values = {"data.licence": ""} | values
         for key, value in values.items():

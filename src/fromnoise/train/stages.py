@@ -23,6 +23,7 @@ from fromnoise.files import atomic_write, check_writable, remove_partial
 from fromnoise.sampling.request import unset
 from fromnoise.terminal import is_first_here, warn
 from fromnoise.train.config import (
+    EMOJI,
     PRESETS,
     READ_BY,
     TABLES,
@@ -180,7 +181,7 @@ def train_stages(config: StagesConfig, out: Path, *, shared: Shared | None = Non
     first = is_first_here()
     if first:  # who alone writes, so that others may come when something is there
         _check_out(config, out, resume)
-    shared = shared or config.shared
+    shared = _absolute(shared or config.shared)
     if resume and (record := _recorded(out)) is not None:
         shared = shared.over(record.shared)
     stages = _stages(config, out, shared, resume)
@@ -269,15 +270,19 @@ def _recorded(out: Path) -> StagesConfig | None:
 
 def _text(config: StagesConfig) -> str:
     """The text of a TOML file that `load_stages` reads back."""
-    shared = config.shared
+    return tomli_w.dumps(
+        dataclasses.asdict(config, dict_factory=lambda items: {key: value for key, value in items if value is not None})
+    )
+
+
+def _absolute(shared: Shared) -> Shared:
+    """The same, with folders and files that can be found from anywhere."""
     places = {"source": shared.source, **vars(shared.data)}
+    if shared.data.things in EMOJI:
+        del places["things"]
     known = {name: str(path.resolve()) for name, text in places.items() if text and (path := local(text))}
     source = known.pop("source", shared.source)
-    shared = dataclasses.replace(shared, source=source, data=dataclasses.replace(shared.data, **known))
-    told = dataclasses.replace(config, shared=shared)
-    return tomli_w.dumps(
-        dataclasses.asdict(told, dict_factory=lambda items: {key: value for key, value in items if value is not None})
-    )
+    return dataclasses.replace(shared, source=source, data=dataclasses.replace(shared.data, **known))
 
 
 def _stages(config: StagesConfig, out: Path, shared: Shared, resume: bool) -> list[Stage]:
@@ -301,8 +306,9 @@ def _stages(config: StagesConfig, out: Path, shared: Shared, resume: bool) -> li
         stages.append(Stage(after, folder))
         if before is not settings:
             refuse_other_run(str(folder), before, after)
-            if stages[-1].is_finished and before.data.source != after.data.source:
-                warn(f"{folder} is finished, and was trained on {before.data.source}, not on {after.data.source}")
+            pairs = zip(before.data.origin, after.data.origin, strict=False)
+            if stages[-1].is_finished and (other := next((pair for pair in pairs if pair[0] != pair[1]), None)):
+                warn(f"{folder} is finished, and was trained on {other[0]}, not on {other[1]}")
         if after.task in _keys(PartsConfig):
             parts |= {f"parts.{after.task}": str(folder)}
     return stages

@@ -180,7 +180,8 @@ class CaptionedLatents:
 def _part(folder: str, name: str, inside: str) -> Path:
     """The folder ``inside`` that of a finished run."""
     path = Path(folder).expanduser()
-    preset = path.name if path.name in preset_names() else f"mini-sd-{name}"
+    fits = path.name in preset_names() and path.name.endswith(f"-{name}")
+    preset = path.name if fits else f"mini-sd-{name}"
     command = ["fromnoise", "train", preset]
     if not folder:
         raise UserError(f"parts.{name} is empty: give the folder of a run of {shlex.join(command)}")

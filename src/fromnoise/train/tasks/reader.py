@@ -23,7 +23,6 @@ from fromnoise.train.task import Batch, device_of, on_device
 
 VALIDATION_BATCHES, VALIDATION_BATCH = 8, 128
 JITTER = 0.06  # of a thing's length: how far the part of a picture that is looked at may be off
-OF_ITS_OWN = {"labels", "several", "chances"}  # what a batch has beside what pictures are drawn from
 GAIN = 0.15  # by which each colour may be stronger or weaker
 
 
@@ -61,13 +60,12 @@ class ReaderTask:
     @torch.no_grad()
     def _seen(self, batch: Batch) -> Tensor:
         """The parts of the pictures that show the first things ``(B, 3, 32, 32)``, a little off, tinted, blurred."""
-        drawn = {name: values for name, values in batch.items() if name not in OF_ITS_OWN}
         with torch.autocast(batch["labels"].device.type, enabled=False):
-            images = self.scenes.images(drawn)  # (B, 3, S, S)
-            edges = ink_edges(drawn["cutouts"][:, 0, 3], 255 / 2)  # (B, 2, 2)
-            length = (drawn["zoom"][:, 0] * (edges[..., 1] - edges[..., 0])).amax(1)  # (B,)
+            images = self.scenes.images(batch)  # (B, 3, S, S)
+            edges = ink_edges(batch["cutouts"][:, 0, 3], 255 / 2)  # (B, 2, 2)
+            length = (batch["zoom"][:, 0] * (edges[..., 1] - edges[..., 0])).amax(1)  # (B,)
             off = JITTER * (2 * batch["chances"][:, :3] - 1) * length[:, None]  # (B, 3)
-            seen = framed(images, drawn["to"][:, 0] + off[:, :2], length + off[:, 2])  # (B, 3, 32, 32)
+            seen = framed(images, batch["to"][:, 0] + off[:, :2], length + off[:, 2])  # (B, 3, 32, 32)
             blur, gain = batch["chances"][:, 3, None, None, None], batch["chances"][:, 4:, None, None]
             seen = seen + blur * (F.avg_pool2d(F.pad(seen, (1, 1, 1, 1), "replicate"), 3, 1) - seen)
             seen = (seen + 1) * (1 + GAIN * (2 * gain - 1)) - 1
@@ -81,18 +79,17 @@ class ReaderTask:
 
     def validate(self, network: Classifier) -> dict[str, Any]:
         """The mean loss, and which fraction of things, and of looks of those that have several, is read right."""
-        losses, right = [], []
+        losses, right, several = [], [], []
         for number in range(VALIDATION_BATCHES):
             batch = on_device(self._batch(VALIDATION_BATCH, generator_for(0, 8, number)), device_of(network))
             losses.append(self.loss(network, batch).cpu())
             found = torch.stack(read_logits(self.things, network(self._seen(batch)).float()), 1)  # (B, 2)
             right.append((found == batch["labels"]).cpu())
-        accuracy = torch.cat(right).double().mean(0).tolist()
-        return {
-            "validation_loss": torch.cat(losses).mean().item(),
-            "validation_accuracy": accuracy[0],
-            "look_accuracy": accuracy[1],
-        }
+            several.append(batch["several"].cpu())
+        things, looks = torch.cat(right).double().T  # (N,) each
+        looks = looks[torch.cat(several)]
+        measured = {"validation_loss": torch.cat(losses).mean().item(), "validation_accuracy": things.mean().item()}
+        return measured | ({"look_accuracy": looks.mean().item()} if len(looks) else {})
 
     @torch.no_grad()
     def preview(self, network: Classifier) -> tuple[Tensor, int]:
