@@ -64,7 +64,7 @@ def test_the_page_of_equations_says_what_is_caught():
     assert "Of the 2 formulas, 2 are parsed" in pages.misprints(counts)
     assert f" {planted} of {planted} in all" in pages.misprints(counts)
     one_missed = plant.Count("snr", Counter(sign=7, index=2), [plant.Mistake("sign", ("x",))], 0)
-    assert "8 of 9 in all (7 of a sign, 2 of a index" in pages.misprints([one_missed]).replace("an index", "a index")
+    assert "8 of 9 in all (7 of a sign, 2 of an index, 0 of a factor" in pages.misprints([one_missed])
 
 
 MISPRINTS = [
