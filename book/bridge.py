@@ -38,9 +38,6 @@ DERIVATION_ONLY = {
 }
 """Labels of equations that prove or explain others, and are computed by no function."""
 
-WITHOUT_CHAPTER: set[str] = set()
-"""Labels of equations whose chapter is still to be written: each leaves this set when a chapter prints it."""
-
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -5,13 +5,11 @@ python book/pages.py NN-name...    prints how many minutes a chapter takes to re
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from bridge import DERIVATION_ONLY, chapters, equations, functions, proofs
 from formulas import plant
-from formulas.check import ENTRIES
 
 TITLE, QUESTION = r"^# (.*?)$", r"^> \*\*The question\.\*\* (.*?)\n\n"
 
@@ -40,7 +38,7 @@ def contents() -> str:
 
 
 def equation_table(numbers: dict[str, str], counts: Mapping[str, plant.Count]) -> str:
-    """All equations with their chapter, function and tests, and how the printed formula is checked."""
+    """All equations with their chapter, function and tests, and how many misprints in its print are caught."""
     code, found = functions(), proofs()
     rows = []
     for chapter in chapters():
@@ -49,7 +47,7 @@ def equation_table(numbers: dict[str, str], counts: Mapping[str, plant.Count]) -
         for label in equations(text):
             where = "derivation only" if label in DERIVATION_ONLY else f"`{code[label].path}`<br>`{code[label].name}`"
             links = "<br>".join(f"[`{test.name}`](#proof-{test.name})" for test in found[label])
-            checked = f"{ENTRIES[label].how}<br>{counts[label].caught} of {counts[label].planted}"
+            checked = f"{counts[label].caught} of {counts[label].planted}"
             place = f"[{title}](../{chapter.stem}.ipynb)"
             rows.append(f"| {{eq}}`{label}` | `{label}` | {place} | {where} | {checked} | {links} |")
     return "\n".join(
@@ -70,22 +68,18 @@ def equation_table(numbers: dict[str, str], counts: Mapping[str, plant.Count]) -
 
 def misprints(counts: list[plant.Count]) -> str:
     """How the printed formulas are checked, and how many planted misprints that catches."""
-    how = Counter(ENTRIES[count.label].how for count in counts)
     planted, caught = sum(count.planted for count in counts), sum(count.caught for count in counts)
     kinds = ", ".join(
         f"{sum(count.kinds[kind] for count in counts):,} of {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
         for kind in plant.KINDS
     )
-    sentences = [
-        f"What is printed is checked, too. Of the {len(counts)} formulas, {how['parsed']} are parsed: a program reads"
-        " the LaTeX, computes it in numbers, and compares it with what the function computes. If a formula serves a"
-        " derivation only, its two sides are compared, or its value with an exact case.",
-        f"The other {how['transcribed']} are transcribed: the formula is written again in Python beside the LaTeX and"
-        " compared with the function in numbers, and the print may not change without it.",
-        "The column *print* says which, and how many of the misprints that a script plants in the formula, one at a"
-        f" time, the check catches: {caught:,} of {planted:,} in all ({kinds}).",
-    ]
-    return " ".join(sentences if how["transcribed"] else sentences[::2])
+    return (
+        f"What is printed is checked, too. All {len(counts)} formulas are parsed: a program reads the LaTeX, computes"
+        " it in numbers, and compares it with what the function computes. If a formula serves a derivation only, its"
+        " two sides are compared, or its value with an exact case. The column *print* says how many of the misprints"
+        " that a script plants in the formula, one at a time, the check catches:"
+        f" {caught:,} of {planted:,} in all ({kinds})."
+    )
 
 
 def proof_pages() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The table of results is made of stored measurements alone, and remeasuring goes on where it was stopped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,18 @@ def test_the_readme_is_rewritten_between_the_markers(folder):
     assert "`fromnoise evaluate one --n 10000`" in page and "`fromnoise evaluate one --n 1000 --guidance 3`" in page
     assert (folder / "quality.png").read_bytes().startswith(b"\x89PNG")
     assert "(quality.png)" in page
+
+
+def test_the_plot_has_every_sampler(folder, monkeypatch):
+    names = [f"sampler-{i}" for i in range(9)]
+    plan = results.load_plan(folder)
+    plan = replace(plan, curve=replace(plan.curve, samplers=names))
+    measured = {name: record(words) for name, words in plan.measurements().items()}
+    closed = []
+    monkeypatch.setattr("matplotlib.pyplot.close", closed.append)
+    page.draw(plan, measured, folder / "plot.png")
+    (figure,) = closed
+    assert [line.get_label() for line in figure.axes[1].lines] == names
 
 
 def test_figures_come_from_the_files(folder):

@@ -2,7 +2,7 @@ r"""Holds each printed formula against the function that it stands beside, in nu
 
 An *entry* says what the symbols of a formula stand for: a generator, named like the label, that yields one dictionary
 for each case that is tried. The value of what the function computes is among them, under its symbol, or as ``"value"``
-where the formula prints no left side. A formula of which that cannot be said has a `Transcription` instead.
+where the formula prints no left side.
 """
 
 import math
@@ -16,8 +16,9 @@ from torch import Tensor
 from formulas import values
 from formulas.draws import Draws
 from formulas.latex import RELATIONS, Tokens, split, text, tokens
+from formulas.operators import COMPARE
 from formulas.reader import Scope
-from formulas.reading import Range, Statement, bound, holds, read
+from formulas.reading import Range, Statement, bound, read
 from formulas.symbols import symbols
 from formulas.values import FormulaError
 
@@ -35,50 +36,20 @@ class Entry:
     cases: Cases
     tolerance: float
 
-    @property
-    def how(self) -> str:
-        return "parsed"
 
-
-@dataclass(frozen=True)
-class Transcription:
-    """A formula that is not read, but written again in Python: what was printed then, and its sides in numbers."""
-
-    label: str
-    printed: str
-    sides: Callable[[Draws], Iterator[tuple[Tensor, Tensor]]]
-
-    @property
-    def how(self) -> str:
-        return "transcribed"
-
-
-ENTRIES: dict[str, Entry | Transcription] = {}
+ENTRIES: dict[str, Entry] = {}
 
 
 def printed(tolerance: float = 1e-9) -> Callable[[Cases], Cases]:
     """Makes a generator of cases the entry of the label that its name is, with underscores for hyphens."""
 
     def enter(cases: Cases) -> Cases:
-        _add(Entry(cases.__name__.replace("_", "-"), cases, tolerance))
+        label = cases.__name__.replace("_", "-")
+        assert label not in ENTRIES, f"{label} has two entries"
+        ENTRIES[label] = Entry(label, cases, tolerance)
         return cases
 
     return enter
-
-
-def transcribed(latex: str) -> Callable[[Any], Any]:
-    """Makes a generator of pairs, each side of the formula in numbers, the transcription of the printed LaTeX."""
-
-    def enter(sides: Any) -> Any:
-        _add(Transcription(sides.__name__.replace("_", "-"), latex, sides))
-        return sides
-
-    return enter
-
-
-def _add(entry: Entry | Transcription) -> None:
-    assert entry.label not in ENTRIES, f"{entry.label} has two entries"
-    ENTRIES[entry.label] = entry
 
 
 UNREADABLE = "cannot be read: "
@@ -90,8 +61,7 @@ def problem(label: str, formula: Tokens) -> str | None:
     if entry is None:
         return f"{label}: no entry says what its symbols stand for: {', '.join(symbols(formula))}"
     try:
-        check = _transcription_problem if isinstance(entry, Transcription) else _problem
-        found = check(entry, formula)  # type: ignore[arg-type]
+        found = _problem(entry, formula)
     except FormulaError as error:
         found = UNREADABLE + str(error)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -99,20 +69,10 @@ def problem(label: str, formula: Tokens) -> str | None:
     return f"{label}: {found}" if found else None
 
 
-def _transcription_problem(entry: Transcription, formula: Tokens) -> str | None:
-    if formula != tokens(entry.printed):
-        return f"not what was transcribed, {text(tokens(entry.printed))!r}"
-    for left, right in entry.sides(Draws(entry.label)):
-        if not values.same(values.value(left), values.value(right), 1e-9):
-            return "its transcription is not what the function computes"
-    return None
-
-
 @cache
 def scopes(label: str) -> tuple[tuple[Scope, ...], Scope]:
     """The cases of an entry, computed once, and all their symbols together."""
     entry = ENTRIES[label]
-    assert isinstance(entry, Entry)
     cases = tuple(bound(CONSTANTS | case) for case in entry.cases(Draws(label)))
     return cases, {name: thing for case in cases for name, thing in case.items()}
 
@@ -122,24 +82,14 @@ def _problem(entry: Entry, formula: Tokens) -> str | None:
     statements = read(formula, symbols)
     if not statements:
         return "nothing is printed"
-    conditions = [statement for statement in statements if isinstance(statement, Statement) and statement.condition]
-    ratios: dict[int, list[Tensor]] = {}
     for scope in cases:
-        claims = [claim for claim in conditions if claim.condition and holds(claim.condition, scope)]
-        if conditions and len(claims) != 1:
-            return f"in one case {len(claims)} of the conditions hold"
         for place, statement in enumerate(statements):
-            if statement in conditions and statement not in claims:
-                continue
             if isinstance(statement, Range):
                 fault = _range_fault(statement, scope)
             else:
-                fault = _fault(statement, scope, entry.tolerance, ratios.setdefault(place, []), first=place == 0)
+                fault = _fault(statement, scope, entry.tolerance, first=place == 0)
             if fault:
                 return f"{fault} in {text(statement.tokens)!r}"
-    for found in ratios.values():
-        if any(not values.same(ratio, found[0], entry.tolerance) for ratio in found):
-            return "both sides are not in proportion"
     return None
 
 
@@ -151,7 +101,7 @@ def _range_fault(statement: Range, scope: Scope) -> str | None:
     return None if ends == (min(numbers), max(numbers)) else f"{text(statement.index)!r} goes over something else"
 
 
-def _fault(statement: Statement, scope: Scope, tolerance: float, ratios: list[Tensor], *, first: bool) -> str | None:
+def _fault(statement: Statement, scope: Scope, tolerance: float, *, first: bool) -> str | None:
     sides = [side(scope) for side in statement.sides]
     if not statement.relations:
         return _compared(_needed(scope), sides[0], tolerance)
@@ -161,20 +111,17 @@ def _fault(statement: Statement, scope: Scope, tolerance: float, ratios: list[Te
         return _domain_fault(statement, sides, scope)
     for relation, left, right in zip(statement.relations, sides, sides[1:], strict=False):
         match relation:
-            case r"\propto":
-                ratios.append(left / right)
-                fault = None
-            case r"\leftarrow":
-                fault = _compared(_needed(scope), right, tolerance)
+            case "=":
+                fault = _compared(left, right, tolerance)
             case r"\ge" | r"\le":
                 fault = _bound_fault(relation, left, right, scope, tolerance)
             case r"\sim":
                 drawn = scope.get(("draws", *split(statement.tokens, RELATIONS)[0]), left)
                 fault = None if values.same(drawn, right, tolerance) else "another distribution"
             case "<" | ">":
-                fault = None if (left < right) == (relation == "<") else "the comparison is false"
+                fault = None if COMPARE[relation](left, right) else "the comparison is false"
             case _:
-                fault = _compared(left, right, tolerance)
+                raise FormulaError(f"nothing says when {relation!r} is true")
         if fault:
             return fault
     return None
@@ -192,11 +139,14 @@ def _compared(left: Any, right: Any, tolerance: float) -> str | None:
     return f"{_shown(left)} is not {_shown(right)}"
 
 
+_STRICT = {r"\ge": ">", r"\le": "<"}
+
+
 def _bound_fault(relation: str, left: Any, right: Any, scope: Scope, tolerance: float) -> str | None:
     """A bound must be met where the entry says ``"tight"``, and true and not met elsewhere."""
     if scope.get(tokens("tight")):
         return _compared(left, right, tolerance)
-    return None if (left > right) == (relation == r"\ge") and left != right else "the bound is not true"
+    return None if COMPARE[_STRICT[relation]](left, right) else "the bound is not true"
 
 
 def _domain_fault(statement: Statement, sides: list[Any], scope: Scope) -> str | None:

@@ -20,12 +20,12 @@ _LOOKS = {"\\ ", "\\\n", r"\,", r"\;", r"\!", r"\:", "~", r"\left", r"\right", r
 _LOOKS |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")}
 _ALIASES = r"""
     \tfrac \frac, \dfrac \frac, \mid |, \vert |, \lvert |, \rvert |, \Vert \|, \lVert \|, \rVert \|, \lbrack [,
-    \rbrack ], \geq \ge, \leq \le, \neq \ne, \ldots \dots, \cdots \dots, \qquad \quad, \times \cdot, \gets \leftarrow,
+    \rbrack ], \geq \ge, \leq \le, \neq \ne, \ldots \dots, \cdots \dots, \qquad \quad, \times \cdot,
     \emptyset \varnothing, \prime '
 """
 _SAME: dict[str, str] = dict(pair.split() for pair in _ALIASES.split(","))
 
-RELATIONS = {"=", r"\sim", r"\ge", r"\le", "<", ">", r"\propto", r"\leftarrow"}
+RELATIONS = {"=", r"\sim", r"\ge", r"\le", "<", ">"}
 DECORATIONS = {r"\hat", r"\bar", r"\tilde", r"\dot", r"\vec"}
 _CONTINUES = RELATIONS | {"+", "-", r"\cdot", r"\odot", "/"}
 

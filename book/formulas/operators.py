@@ -1,6 +1,7 @@
 """What a formula does over and over: sums, integrals, expectations, and what stands in large brackets."""
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,16 @@ from formulas import values
 from formulas.latex import Tokens, sides_of, split
 from formulas.reader import OPERATORS, Reader, Rule, Scope, range_of, two
 from formulas.values import FormulaError, Law, NoSuchIndex
+
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": math.isclose,
+    r"\le": operator.le,
+    r"\ge": operator.ge,
+    r"\ne": operator.ne,
+}
+"""when a comparison of two numbers is true"""
 
 
 def big_sum(reader: Reader) -> Rule:
@@ -107,7 +118,7 @@ def cases(reader: Reader) -> Rule:
         if condition in ((r"\text{elsewhere}",), (r"\text{else}",), (r"\text{otherwise}",)):
             holds: Callable[[Scope], bool] = lambda scope: True  # noqa: E731
         else:
-            sides, relations = sides_of(condition[1:] if condition[0] == r"\text{if}" else condition)
+            sides, relations = sides_of(condition)
             holds = holding([reader.inside(side) for side in sides], relations)
         rows.append((holds, reader.inside(claim)))
 
@@ -143,7 +154,7 @@ def _each(indices: Indices, scope: Scope) -> list[Scope]:
         scopes = [{**inner, name: values.value(i), **bound} for inner in scopes for i in numbers]
     if indices.relation:
         one, other = indices.names
-        keep = {r"\ne": lambda a, b: a != b, "<": lambda a, b: a < b}[indices.relation]
+        keep = COMPARE[indices.relation]
         scopes = [inner for inner in scopes if keep(inner[one], inner[other])]
     return list(scopes)
 
@@ -182,19 +193,12 @@ def _gauss_legendre() -> tuple[list[float], list[float]]:
 
 
 def holding(sides: list[Rule], relations: tuple[str, ...]) -> Callable[[Scope], bool]:
-    if not relations:
+    if not relations or not COMPARE.keys() >= set(relations):
         raise FormulaError("a condition that compares nothing")
-    compare: dict[str, Callable[[float, float], bool]] = {
-        "<": lambda a, b: a < b,
-        ">": lambda a, b: a > b,
-        "=": lambda a, b: math.isclose(a, b),
-        r"\le": lambda a, b: a <= b,
-        r"\ge": lambda a, b: a >= b,
-    }
 
     def check(scope: Scope) -> bool:
         numbers = [values.number(side(scope)) for side in sides]
-        return all(compare[r](a, b) for r, a, b in zip(relations, numbers, numbers[1:], strict=False))
+        return all(COMPARE[r](a, b) for r, a, b in zip(relations, numbers, numbers[1:], strict=False))
 
     return check
 

@@ -1,7 +1,7 @@
 r"""Reads a printed formula into claims that are true or false once the symbols have values.
 
     formula   := statement (("," | "\quad") statement)*
-    statement := sum (relation sum)* ["\text{for}" statement]
+    statement := sum (relation sum)*
 
 The rest of the grammar is in `formulas.reader`.
 """
@@ -12,21 +12,18 @@ from typing import Any
 
 from formulas import values
 from formulas.latex import Tokens, sides_of, split, tokens
-from formulas.operators import holding
-from formulas.reader import Reader, Rule, Scope
-from formulas.values import FormulaError
+from formulas.reader import Reader, Rule
 
 
 @dataclass(frozen=True)
 class Statement:
-    r"""One claim of a formula: its sides with the relations between them, where it holds, and its tokens.
+    r"""One claim of a formula: its sides with the relations between them, and its tokens.
 
     Without a relation it is the value of what the formula stands beside.
     """
 
     sides: tuple[Rule, ...]
     relations: tuple[str, ...]
-    condition: "Statement | None"
     tokens: Tokens
 
 
@@ -76,14 +73,5 @@ def bound(symbols: Mapping[str, Any]) -> dict[Tokens, Any]:
 
 
 def _statement(part: Tokens, known: Mapping[Tokens, Any]) -> Statement:
-    claims = split(part, {r"\text{for}", r"\text{if}"})
-    condition = _statement(claims[1], known) if len(claims) > 1 else None
-    if part and part[0] == r"\text{for}":
-        raise FormulaError("a condition stands without its claim")
-    sides, relations = sides_of(claims[0])
-    return Statement(tuple(Reader(side, known).whole() for side in sides), relations, condition, part)
-
-
-def holds(statement: Statement, scope: Scope) -> bool:
-    """Whether a comparison of numbers is true."""
-    return holding(list(statement.sides), statement.relations)(scope)
+    sides, relations = sides_of(part)
+    return Statement(tuple(Reader(side, known).whole() for side in sides), relations, part)

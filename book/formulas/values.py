@@ -23,19 +23,19 @@ class NoSuchIndex(FormulaError):
 
 
 class Family:
-    r"""A letter with an index, such as ``\beta_t``: what it is for each index, as a function or a table.
+    r"""A letter with an index, such as ``\beta_t``: what it is for each index.
 
     With ``calls`` its members are functions.
     """
 
-    def __init__(self, members: Callable[..., Any] | Mapping[Any, Any], *, calls: bool = False):
+    def __init__(self, members: Mapping[Any, Any], *, calls: bool = False):
         self.members, self.calls = members, calls
 
     def __getitem__(self, index: tuple[float, ...]) -> Any:
         key = tuple(int(i) if float(i).is_integer() else float(i) for i in index)
         try:
-            return self.members(*key) if callable(self.members) else self.members[key[0] if len(key) == 1 else key]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            return self.members[key[0] if len(key) == 1 else key]
+        except KeyError as error:
             raise NoSuchIndex(f"there is nothing of index {', '.join(map(str, key))}") from error
 
 

@@ -1,5 +1,6 @@
 """The symbols that most formulas share, with the values that the package's own schedule gives them."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -8,10 +9,22 @@ from torch import Tensor
 
 from formulas.draws import F64
 from formulas.values import Family
-from fromnoise.diffusion.schedules import Schedule
+from fromnoise.diffusion.schedules import FlowSchedule, Schedule
 
 SCHEDULE = Schedule(torch.tensor([0.05, 0.12, 0.1, 0.22, 0.3, 0.26, 0.41, 0.55], dtype=F64))
 """Eight steps, no two alike, and in no order."""
+
+LINE = FlowSchedule()
+
+
+class Given:
+    """A denoiser whose guess is known beforehand, the same at every x and t."""
+
+    def __init__(self, guess: Tensor):
+        self.schedule, self.guess = SCHEDULE, guess
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        return self.guess.expand_as(x)
 
 
 def at(t: float) -> Tensor:
@@ -21,6 +34,16 @@ def at(t: float) -> Tensor:
 
 def column(*numbers: float) -> Tensor:
     return torch.tensor(numbers, dtype=F64)
+
+
+def counted(rows: Iterable[Tensor]) -> Family:
+    """Numbers or vectors by their place, from 1."""
+    return Family(dict(enumerate(rows, start=1)))
+
+
+def noisy_variance(t: int, variance: Tensor) -> Tensor:
+    """That of the data at time t, if it is so much at time 0."""
+    return SCHEDULE.alpha(at(t)) ** 2 * variance + SCHEDULE.sigma(at(t)) ** 2
 
 
 def noising(t: int, u: int | None = None, schedule: Schedule = SCHEDULE) -> dict[str, Any]:

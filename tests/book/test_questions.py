@@ -53,7 +53,7 @@ def test_distances_by_solver():
     assert [row[0].split(",")[0] for row in found] == [*samplers]
     for row in found:
         for steps, printed in zip((6, 12, 20, 40), row[1:], strict=True):
-            assert abs(float(printed) - measured(f"{samplers[row[0].split(',')[0]]}-{steps}", "fd")) < 0.0006
+            assert agrees(printed, measured(f"{samplers[row[0].split(',')[0]]}-{steps}", "fd"))
 
 
 def test_losses_to_expect():

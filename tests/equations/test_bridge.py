@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from bridge import DERIVATION_ONLY, PACKAGE, TESTS, WITHOUT_CHAPTER, chapters, citations, equations, label_tested
+from bridge import DERIVATION_ONLY, PACKAGE, TESTS, chapters, citations, equations, label_tested
 
 
 def labels_tested(source: str) -> set[str]:
@@ -19,7 +19,6 @@ def problems(
     tests: Iterable[str],
     book: Iterable[str],
     derivation_only: set[str] = DERIVATION_ONLY,
-    without_chapter: set[str] = WITHOUT_CHAPTER,
 ) -> list[str]:
     """What is wrong between the code's citations, the tests' names and the chapters."""
     book = list(book)
@@ -32,8 +31,7 @@ def problems(
         *(f"{label}: tested but not cited" for label in tested - set(cited) - derivation_only),
         *(f"{label}: cited though a mere derivation" for label in derivation_only & set(cited)),
         *(f"{label}: a derivation without a test" for label in derivation_only - tested),
-        *(f"{label}: tested but not in the book" for label in tested - set(printed) - without_chapter),
-        *(f"{label}: in the book though without a chapter" for label in without_chapter & set(printed)),
+        *(f"{label}: tested but not in the book" for label in tested - set(printed)),
         *(f"{label}: in the book but not tested" for label in set(printed) - tested),
         *(f"{label}: {count} times in the book" for label, count in printed.items() if count > 1),
         *(problem for chapter in book for problem in chapter_problems(chapter)),
@@ -74,11 +72,6 @@ def test_only_equations_are_tested_here():
 CODE = 'def f():\n    """Eq. a-b: text."""\n'
 TEST = "def test_a_b__detail(): ..."
 PAGE = '$$\nx\n$$ (a-b)\n\n```{code-cell} ipython3\nbridge("a-b")\n```\n'
-
-
-def test_an_equation_waits_for_its_chapter_only_until_it_is_printed():
-    assert problems([CODE], [TEST], [""], set(), {"a-b"}) == []
-    assert problems([CODE], [TEST], [PAGE], set(), {"a-b"}) == ["a-b: in the book though without a chapter"]
 
 
 @pytest.mark.parametrize(

@@ -3,34 +3,8 @@
 A new formula needs one generator here, named like its label. See `formulas.check`.
 """
 
-from formulas.entries import (
-    beyond,
-    bounds,
-    editing,
-    forward,
-    guidance,
-    latents,
-    metrics,
-    networks,
-    posterior,
-    sampling,
-    score,
-    solvers,
-    words,
-)
+import importlib
+from pathlib import Path
 
-__all__ = [
-    "beyond",
-    "bounds",
-    "editing",
-    "forward",
-    "guidance",
-    "latents",
-    "metrics",
-    "networks",
-    "posterior",
-    "sampling",
-    "score",
-    "solvers",
-    "words",
-]
+for _path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+    importlib.import_module(f"formulas.entries.{_path.stem}")

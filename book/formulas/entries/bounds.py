@@ -11,7 +11,7 @@ from torch.distributions import Normal
 from formulas.check import Case, printed
 from formulas.draws import F64, Draws
 from formulas.values import Average, Family, Law
-from formulas.vocabulary import SCHEDULE, at, column, noising
+from formulas.vocabulary import SCHEDULE, Given, at, column, counted, noising
 from fromnoise.diffusion import likelihood, losses, parameterization, process
 from fromnoise.diffusion.exact import gaussian_denoiser
 from fromnoise.diffusion.parameterization import Prediction
@@ -83,21 +83,11 @@ def _evidence(schedule: Schedule, mean: float, variance: float, x0: float) -> Te
     return Normal(center, spread.sqrt()).log_prob(column(x0)).exp()
 
 
-class Constant:
-    """A denoiser that always guesses the same, so that the bound's terms do not depend on the noise."""
-
-    def __init__(self, guess: Tensor):
-        self.schedule, self.guess = SCHEDULE, guess
-
-    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        return self.guess.expand_as(x)
-
-
 @printed()
 def elbo_terms(draw: Draws) -> Iterator[Case]:
     x0, guess, last = draw.normal(2), draw.normal(2), SCHEDULE.num_timesteps
     chosen = draw.uniform(0.1, 0.5, last)
-    terms = likelihood.vlb_terms(Constant(guess), x0[None], chosen, draw.generator, discretized=False)[0]
+    terms = likelihood.vlb_terms(Given(guess), x0[None], chosen, draw.generator, discretized=False)[0]
     for t in (2, 5):
 
         def law(x_t: Tensor, t: int, known: Tensor, variance: Tensor) -> Law:
@@ -248,7 +238,7 @@ def monotone_elbo(draw: Draws) -> Iterator[Case]:
     yield {
         "T": last,
         r"\omega_": Family({1: torch.zeros(())} | dict(enumerate(weights, start=2))),
-        "L_": Family(dict(enumerate(terms, start=1))),
+        "L_": counted(terms),
         "value": losses.monotone_bound(weights, terms[None]),
     }
 

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from formulas.check import Case, printed
 from formulas.draws import Draws
-from formulas.entries.sampling import Given
 from formulas.values import Family
-from formulas.vocabulary import SCHEDULE, at, noising
+from formulas.vocabulary import SCHEDULE, Given, at, noising
 from fromnoise.diffusion import guidance, inpainting
 
 

@@ -9,7 +9,7 @@ import torch
 from formulas.check import Case, printed
 from formulas.draws import F64, Draws
 from formulas.values import Family, Law, Samples
-from formulas.vocabulary import SCHEDULE, at, noising
+from formulas.vocabulary import SCHEDULE, at, counted, noising
 from fromnoise.diffusion import likelihood, process, schedules
 
 
@@ -100,7 +100,7 @@ def cosine(draw: Draws) -> Iterator[Case]:
     shared = {
         "T": steps,
         r"\bar\alpha_": Family(dict(enumerate(kept))),
-        r"\beta_": Family({k + 1: beta for k, beta in enumerate(betas)}),
+        r"\beta_": counted(betas),
         "f": lambda t: kept[int(t)] * start,
     }
     for t in range(1, steps + 1):
@@ -119,7 +119,7 @@ def prior_gap(draw: Draws) -> Iterator[Case]:
     last = float(SCHEDULE.num_timesteps)
     case: dict[str, Any] = noising(2) | {
         "D": 3,
-        "x_": Family(lambda time, i: x0[i - 1] if time == 0 and i > 0 else {}[time]),
+        "x_": Family({(0, i): value for i, value in enumerate(x0, start=1)}),
         "q(x_T|x_0)": Law((SCHEDULE.alpha(at(last)) * x0)[:, None], SCHEDULE.sigma(at(last))[0] ** 2),
         "value": likelihood.prior_gap(SCHEDULE, x0[None]),
     }

@@ -8,16 +8,11 @@ from torch import Tensor
 
 from formulas.check import Case, printed
 from formulas.draws import Draws
-from formulas.values import Average, Family
-from formulas.vocabulary import SCHEDULE, at
+from formulas.values import Average
+from formulas.vocabulary import SCHEDULE, at, counted
 from fromnoise.diffusion import latents, losses, process, reconstruction
 from fromnoise.diffusion.losses import Weighting
 from fromnoise.diffusion.parameterization import Prediction
-
-
-def counted(rows: Tensor) -> Family:
-    """Numbers or vectors by their place, from 1."""
-    return Family(dict(enumerate(rows, start=1)))
 
 
 @printed()

@@ -9,12 +9,10 @@ from torch import Tensor
 from formulas.check import Case, printed
 from formulas.draws import F64, Draws
 from formulas.values import Average, Depends, Family
-from formulas.vocabulary import at
-from fromnoise.diffusion import likelihood, ode_likelihood, schedules
+from formulas.vocabulary import LINE, at, counted
+from fromnoise.diffusion import likelihood, ode_likelihood
 from fromnoise.diffusion.exact import GaussianMixture
 from fromnoise.evaluate import distances
-
-LINE = schedules.FlowSchedule()
 
 
 @printed(1e-7)
@@ -104,8 +102,8 @@ def kid(draw: Draws) -> Iterator[Case]:
     first, second = draw.normal(3, 4), draw.normal(5, 4) + 1
     yield {
         "value": distances.kernel_distance(first, second),
-        "x_": Family(dict(enumerate(first, start=1))),
-        "y_": Family(dict(enumerate(second, start=1))),
+        "x_": counted(first),
+        "y_": counted(second),
         "k": lambda x, y: ((x * y).sum() / 4 + 1) ** 3,
         "over i": range(1, 6),
         "over j": range(1, 6),
@@ -130,8 +128,8 @@ def prec_recall(draw: Draws) -> Iterator[Case]:
     yield {
         r"\text{precision}": precision,
         r"\text{recall}": recall,
-        "x_": Family(dict(enumerate(made, start=1))),
-        "y_": Family(dict(enumerate(real, start=1))),
+        "x_": counted(made),
+        "y_": counted(real),
         "over i": range(1, 10),
         "over j": range(1, 10),
         "N": 7,

@@ -9,7 +9,7 @@ from torch import Tensor
 from formulas.check import Case, printed
 from formulas.draws import F64, Draws
 from formulas.values import Depends, Family, density
-from formulas.vocabulary import SCHEDULE, at, column, noising
+from formulas.vocabulary import SCHEDULE, at, column, counted, noising, noisy_variance
 from fromnoise.diffusion import exact, process
 
 
@@ -39,7 +39,7 @@ def of_normal_data(t: int, x_t: Tensor, mean: Tensor, variance: Tensor) -> tuple
     """Mean and variance of x_0 once x_t is known, if x_0 is normal."""
     alpha, sigma = SCHEDULE.alpha(at(t)), SCHEDULE.sigma(at(t))
     known = exact.gaussian_denoiser(x_t, alpha, sigma, mean, variance)
-    return known, variance * sigma**2 / (alpha**2 * variance + sigma**2)
+    return known, variance * sigma**2 / noisy_variance(t, variance)
 
 
 @printed(1e-7)
@@ -50,7 +50,7 @@ def reverse_mixture(draw: Draws) -> Iterator[Case]:
         x0_mean, x0_var = of_normal_data(t, x_t, mean, variance)
         beta, keep = SCHEDULE.betas[t - 1], SCHEDULE.alpha(at(t - 1))
         # x_{t-1} is normal, and x_t a noisy copy of it
-        own, own_var = keep * mean, keep**2 * variance + SCHEDULE.sigma(at(t - 1)) ** 2
+        own, own_var = keep * mean, noisy_variance(t - 1, variance)
         gain = own_var * (1 - beta).sqrt() / ((1 - beta) * own_var + beta)
         reverse = own + gain * (x_t - (1 - beta).sqrt() * own), own_var * beta / ((1 - beta) * own_var + beta)
 
@@ -78,17 +78,13 @@ def reverse_mean(draw: Draws) -> Iterator[Case]:
     mean, variance = column(0.3), column(0.6)
     for t in (3, 6):
         x_t = draw.normal(1)
-        own, own_var = SCHEDULE.alpha(at(t - 1)) * mean, _noisy_variance(t - 1, variance)
-        slope = own_var * (1 - SCHEDULE.betas[t - 1]).sqrt() / _noisy_variance(t, variance)
+        own, own_var = SCHEDULE.alpha(at(t - 1)) * mean, noisy_variance(t - 1, variance)
+        slope = own_var * (1 - SCHEDULE.betas[t - 1]).sqrt() / noisy_variance(t, variance)
         yield noising(t) | {
             "E[x_{t-1}|x_t]": own + slope * (x_t - SCHEDULE.alpha(at(t)) * mean),
             r"\hat x_0": of_normal_data(t, x_t, mean, variance)[0],
             "x_": Family({t: x_t}),
         }
-
-
-def _noisy_variance(t: int, variance: Tensor) -> Tensor:
-    return SCHEDULE.alpha(at(t)) ** 2 * variance + SCHEDULE.sigma(at(t)) ** 2
 
 
 @printed()
@@ -131,7 +127,7 @@ def gmm_score(draw: Draws) -> Iterator[Case]:
     for t in (2, 6):
         weights, means, variances = mixture(draw)
         x, alpha = draw.normal(1, 2), SCHEDULE.alpha(at(t))
-        noisy = alpha**2 * variances + SCHEDULE.sigma(at(t)) ** 2
+        noisy = noisy_variance(t, variances)
         distance = (x - alpha * means).square().sum(1)
         share = torch.softmax(weights.log() - distance / (2 * noisy) - noisy.log(), 0)
         score = exact.mixture_score(x, weights, alpha * means, noisy)
@@ -139,15 +135,10 @@ def gmm_score(draw: Draws) -> Iterator[Case]:
             r"\nabla_x\log q_t(x)": score.flatten(),
             "x": x.flatten(),
             "over k": range(1, 4),
-            r"\rho_": _counted(share),
-            r"\mu_": _counted(means),
-            r"\tau_": _counted(noisy.sqrt()),
+            r"\rho_": counted(share),
+            r"\mu_": counted(means),
+            r"\tau_": counted(noisy.sqrt()),
         }
-
-
-def _counted(rows: Tensor) -> Family:
-    """Rows by their number, from 1."""
-    return Family(dict(enumerate(rows, start=1)))
 
 
 @printed()
@@ -155,4 +146,4 @@ def empirical(draw: Draws) -> Iterator[Case]:
     for t in (5, 7):
         data, x = draw.normal(4, 3), draw.normal(1, 3)
         guess = exact.EmpiricalDenoiser(SCHEDULE, data)(x, at(t))
-        yield noising(t) | {r"\hat x_0": guess.flatten(), "x_t": x.flatten(), "x_": _counted(data), "N": 4}
+        yield noising(t) | {r"\hat x_0": guess.flatten(), "x_t": x.flatten(), "x_": counted(data), "N": 4}

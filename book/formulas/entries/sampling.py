@@ -8,19 +8,9 @@ from torch import Tensor
 from formulas.check import Case, printed
 from formulas.draws import F64, Draws
 from formulas.values import Family, Law, Samples
-from formulas.vocabulary import SCHEDULE, at, noising
+from formulas.vocabulary import SCHEDULE, Given, at, counted, noising
 from fromnoise.diffusion import process, samplers
 from fromnoise.diffusion.samplers import Time, Variance
-
-
-class Given:
-    """A denoiser whose guess is known beforehand."""
-
-    def __init__(self, guess: Tensor):
-        self.schedule, self.guess = SCHEDULE, guess
-
-    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        return self.guess.expand_as(x)
 
 
 def seeded() -> torch.Generator:
@@ -57,7 +47,7 @@ def respace(draw: Draws) -> Iterator[Case]:
     betas = SCHEDULE.respaced(visited).betas
     for i in range(1, len(visited) + 1):
         yield noising(2) | {
-            r"\beta'_": Family({k + 1: beta for k, beta in enumerate(betas)}),
+            r"\beta'_": counted(betas),
             r"\tau_": Family(dict(enumerate([0, *visited]))),
             "i": i,
         }

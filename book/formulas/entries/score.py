@@ -11,8 +11,8 @@ from formulas.draws import F64, Draws
 from formulas.entries.bounds import hermite, network
 from formulas.entries.posterior import mixture
 from formulas.values import Average, Divergence, Family
-from formulas.vocabulary import SCHEDULE, at, column, noising
-from fromnoise.diffusion import exact, losses, parameterization, process, schedules, score, solvers
+from formulas.vocabulary import LINE, SCHEDULE, at, column, noising, noisy_variance
+from fromnoise.diffusion import exact, losses, parameterization, process, score, solvers
 from fromnoise.diffusion import sde as equations
 
 
@@ -36,7 +36,7 @@ def tweedie(draw: Draws) -> Iterator[Case]:
     for t in (2, 6):
         weights, means, variances = mixture(draw)
         x, alpha, sigma = draw.normal(1, 2), SCHEDULE.alpha(at(t)), SCHEDULE.sigma(at(t))
-        noisy = alpha**2 * variances + sigma**2  # (K,)
+        noisy = noisy_variance(t, variances)  # (K,)
         distance = (x - alpha * means).square().sum(1)  # (K,)
         share = torch.softmax(weights.log() - distance / (2 * noisy) - noisy.log(), 0)
         parts = [exact.gaussian_denoiser(x[0], alpha, sigma, m, v) for m, v in zip(means, variances, strict=True)]
@@ -53,8 +53,8 @@ def tweedie(draw: Draws) -> Iterator[Case]:
 def tweedie2(draw: Draws) -> Iterator[Case]:
     for t in (2, 6):
         weights, means, variances = mixture(draw)
-        x, alpha, sigma = draw.normal(1, 2), SCHEDULE.alpha(at(t)), SCHEDULE.sigma(at(t))
-        noisy = alpha**2 * variances + sigma**2  # (K,)
+        x, alpha = draw.normal(1, 2), SCHEDULE.alpha(at(t))
+        noisy = noisy_variance(t, variances)  # (K,)
 
         def gradient(x: Tensor, w: Tensor = weights, m: Tensor = alpha * means, v: Tensor = noisy) -> Tensor:
             return exact.mixture_score(x[None], w, m, v)[0]
@@ -175,10 +175,10 @@ def edm_weight(draw: Draws) -> Iterator[Case]:
 
 @printed()
 def cfm(draw: Draws) -> Iterator[Case]:
-    cases, errors, line = [], [], schedules.FlowSchedule()
+    cases, errors = [], []
     for t in (0.2, 0.5, 0.9):
         x0, noise = draw.normal(1, 3), draw.normal(1, 3)
-        x_t = process.forward_marginal(line, x0, at(t), noise)
+        x_t = process.forward_marginal(LINE, x0, at(t), noise)
         target = parameterization.flow_velocity(x0, noise)
         errors.append(3 * losses.squared_error(network(x_t, at(t)), target))
         cases.append({"t": t, "x_0": x0, "x_t": x_t, r"\epsilon": noise})

@@ -10,7 +10,7 @@ from formulas.check import Case, printed
 from formulas.draws import Draws
 from formulas.entries.sampling import seeded
 from formulas.values import Family, Samples
-from formulas.vocabulary import SCHEDULE, at, noising
+from formulas.vocabulary import LINE, SCHEDULE, at, noising
 from fromnoise.diffusion import exact, parameterization, process, samplers, schedules, solvers
 
 
@@ -184,16 +184,15 @@ def coeffs(draw: Draws) -> Iterator[Case]:
 def zero_snr(draw: Draws) -> Iterator[Case]:
     changed = schedules.Schedule(schedules.zero_terminal_snr(SCHEDULE.betas))
     for t in range(1, 9):
-        yield noising(t) | {"a'_": Family(lambda k: changed.alpha_bar[k].sqrt())}
+        yield noising(t) | {"a'_": Family(dict(enumerate(changed.alpha_bar.sqrt())))}
 
 
 @printed()
 def interp(draw: Draws) -> Iterator[Case]:
-    line = schedules.FlowSchedule()
     for t in (0.2, 0.7):
         x0, noise = draw.normal(1, 3), draw.normal(1, 3)
-        x_t = process.forward_marginal(line, x0, at(t), noise)
-        yield {"x_t": x_t, "x_0": x0, r"\epsilon": noise, "t": t, "over t": (0.0, line.end)}
+        x_t = process.forward_marginal(LINE, x0, at(t), noise)
+        yield {"x_t": x_t, "x_0": x0, r"\epsilon": noise, "t": t, "over t": (0.0, LINE.end)}
 
 
 @printed()

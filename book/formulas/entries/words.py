@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from formulas.check import Case, printed
 from formulas.draws import Draws
-from formulas.entries.latents import counted
 from formulas.values import Family
+from formulas.vocabulary import counted
 from fromnoise.evaluate import likeness
 from fromnoise.nn import attention, clip, text_encoder, transformer
 
@@ -35,16 +35,10 @@ def infonce(draw: Draws) -> Iterator[Case]:
     for i in (1, 3):
         yield {
             "L_": counted(clip.infonce(similarity)),
-            "s_": Family(lambda i, j: similarity[_place(i), _place(j)]),
+            "s_": Family({(i + 1, j + 1): similarity[i, j] for i in range(4) for j in range(4)}),
             "B": 4,
             "i": i,
         }
-
-
-def _place(i: int) -> int:
-    if i < 1:
-        raise IndexError
-    return i - 1
 
 
 @printed()

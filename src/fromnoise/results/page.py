@@ -1,6 +1,7 @@
 """Stored measurements as Markdown, and the plot: the short tables of the README, and the page with all of them."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def short(plan: Plan, measured: dict[str, Any]) -> str:
     name, split = first["reference"]["name"], first["reference"]["split"]
     head = ["model", "drawn by", "evaluations of the network for an image", "read as the digit that was asked for"]
     head += [f"Fréchet distance from the {split} images of {name} (training images: {of_real:.3f})"]
-    rows = [[*_how(measured[name]), *_model_row(measured[name], {})[3:5]] for name in plan.models]
+    rows = [_model_row(measured[name], {})[:5] for name in plan.models]
     parts = [_table(head, rows)]
     if told := [measured[name] for name in plan.prompts if name in measured]:
         head = [
@@ -73,7 +74,7 @@ def whole(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     rows += [_fid_row(measured[name]) for name in plan.optional if name in measured]
     head = ["model", "drawn by", "evaluations", "read as asked", "Fréchet distance", "ratio to training images"]
     head += ["precision", "recall", "bits/dim, ODE", "bits/dim, bound"]
-    first, curve = measured[next(iter(plan.models))], measured[next(iter(plan.curve.measurements()))]
+    first, curve = measured[next(iter(plan.models))], _of_curve(plan, measured)
     real = first["reference"]
     default, ancestral = (measured[name] for name in plan.few_steps)
     published = [[row.model, row.fid, row.bits, row.source] for row in plan.published]
@@ -192,6 +193,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _of_curve(plan: Plan, measured: dict[str, Any]) -> dict[str, Any]:
+    """The first measurement of the plot, which has in common with the others what is asked of it."""
+    return measured[next(iter(plan.curve.measurements()))]
+
+
 def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
     """The plot of quality by the number of evaluations."""
     try:
@@ -201,7 +207,7 @@ def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    first = measured[next(iter(plan.curve.measurements()))]["metrics"]["fd"]["details"]
+    first = _of_curve(plan, measured)["metrics"]["fd"]["details"]
     real = first.get("real_of_these_classes", first["real"]["value"])
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     axes[0].axhline(real, color="grey", linestyle=":", linewidth=1.2, label="training images")
@@ -209,7 +215,7 @@ def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
     axes[1].set(ylim=(LEAST_READ, 100), ylabel="percent", title="read as the digit asked for")
     for axis, metric, scale in zip(axes, ("fd", "accuracy"), (1, 100), strict=True):
         outside = []
-        for sampler, mark in zip(plan.curve.samplers, "osv^Dx*", strict=False):
+        for sampler, mark in zip(plan.curve.samplers, cycle("osv^Dx*"), strict=False):
             records = [measured[f"{sampler}-{steps}"] for steps in plan.curve.steps]
             points = [(record["evaluations"], scale * record["metrics"][metric]["value"]) for record in records]
             axis.plot(*zip(*points, strict=True), mark + "-", markersize=4, linewidth=1.2, label=sampler)

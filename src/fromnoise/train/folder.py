@@ -3,19 +3,22 @@
 Nothing heavy is imported here, so that a run that is stopped early can still say where its checkpoints are.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fromnoise.errors import UserError
-from fromnoise.files import check_writable
+from fromnoise.files import check_writable, read_bytes
 
 CHECKPOINTS, PRESET, LOCK, CARD = "checkpoints", "training.toml", ".lock", "README.md"
+LOG, MAX_LOG_BYTES = "log.jsonl", 2**32
 STAGES, STAGES_FILE = "stages", "stages.toml"  # the folder of the runs that a run builds on, and what says which
 PROVEN = "proven"  # an empty file in a checkpoint after which steps were finite
 
@@ -96,6 +99,15 @@ def remove_checkpoint(checkpoint: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log that can be read; others were being written when a process or the machine went down."""
+    found, path = [], folder / LOG
+    for line in read_bytes(path, MAX_LOG_BYTES).decode(errors="replace").split("\n")[:-1] if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and type(line.get("step")) is int]
 
 
 def how_to_go_on(folder: Path) -> str:

@@ -4,7 +4,6 @@ import json
 import math
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,19 @@ from tqdm import tqdm
 
 from fromnoise import signals
 from fromnoise.errors import UserError
-from fromnoise.files import atomic_write, read_bytes
+from fromnoise.files import atomic_write
 from fromnoise.pictures import grid, save_grid
 from fromnoise.train.checkpoint import discard_unproven, mark_proven
+from fromnoise.train.folder import LOG, read_log
 from fromnoise.train.trainer import Step, Trainer
-
-MAX_LOG_BYTES = 2**32
 
 
 class RunLog:
     """The run's record: one JSON object a line in ``log.jsonl``, and the same for TensorBoard."""
 
     def __init__(self, folder: Path, resumed_step: int):
-        self.folder, self.path = folder, folder / "log.jsonl"
-        kept = [json.dumps(line) + "\n" for line in _lines(self.path) if line["step"] <= resumed_step]
+        self.folder, self.path = folder, folder / LOG
+        kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= resumed_step]
         with atomic_write(self.path) as partial:
             partial.write_text("".join(kept))
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
@@ -150,14 +148,5 @@ class Loop:
 
 def validations(folder: Path) -> list[tuple[int, float]]:
     """Step and validation loss of each validation in a run's log."""
-    losses = ((line["step"], line.get("validation_loss")) for line in _lines(folder / "log.jsonl"))
+    losses = ((line["step"], line.get("validation_loss")) for line in read_log(folder))
     return [(step, loss) for step, loss in losses if isinstance(loss, float)]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log that can be read; others were being written when a process or the machine went down."""
-    found = []
-    for line in read_bytes(path, MAX_LOG_BYTES).decode(errors="replace").split("\n")[:-1] if path.exists() else []:
-        with suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and type(line.get("step")) is int]
