@@ -13,7 +13,7 @@ from fromnoise.models import Model, save_model
 from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import PartsConfig, TrainingConfig
 from fromnoise.train.randomness import Draws, generator_for, step_draws
-from fromnoise.train.task import Batch, device_of, on_device
+from fromnoise.train.task import Batch, Network, device_of, on_device
 from fromnoise.train.tasks.latents import CaptionedLatents
 from fromnoise.train.tasks.pixels import LabelledImages
 
@@ -21,13 +21,13 @@ NOISE_BANDS = 4
 VALIDATION_IMAGES = 1024
 
 
-class Examples(Protocol):
+class Examples(Protocol[Network]):
     """What a diffusion model is trained on, how its network sees that, and what it is told of it."""
 
     rows: int | None  # how many there are; none: they are drawn without end
     held_out_rows: int | None
     record: DataRecord
-    network: nn.Module  # untrained, or what it is to go on from
+    network: Network  # what is trained
     shape: tuple[int, int, int]  # channels, height and width of what the network sees
 
     def batch(self, indices: Tensor, seed: int, step: int, draws: Draws) -> Batch:
@@ -39,7 +39,7 @@ class Examples(Protocol):
     def inputs(self, batch: Batch) -> Batch:
         """By the names of `training_loss`: ``x0`` ``(B, *shape)``, and what the network is told; on any device."""
 
-    def model(self, network: nn.Module, noise: NoiseConfig) -> Model:
+    def model(self, network: Network, noise: NoiseConfig) -> Model:
         """A network as a model; shares its weights."""
 
     def preview(self, model: Model) -> tuple[Tensor, int]:
@@ -80,7 +80,7 @@ class DenoisingTask:
 
     def __init__(self, config: TrainingConfig, source: str):
         self.config = config
-        self.data: Examples = (CaptionedLatents if is_latent(config) else LabelledImages)(config, source)
+        self.data: Examples[Any] = (CaptionedLatents if is_latent(config) else LabelledImages)(config, source)
         self.rows, self.record = self.data.rows, self.data.record
         self.noise = scheduler_config(config)
         self.schedule, self.prediction = self.noise.schedule(), Prediction(self.noise.prediction_type)

@@ -81,8 +81,8 @@ class CaptionedLatents:
         autoencoder = open_autoencoder(_part(config.parts.autoencoder, "autoencoder", "vae"))
         self.clip = _part(config.parts.clip, "clip", "text_encoder").parent
         prompts = open_prompts(self.clip / "text_encoder", self.clip / "tokenizer")
-        start = _start(config.parts.start, prompts)
-        prompts = start.conditioner if start else prompts
+        start = open_model(config.parts.start) if config.parts.start else None
+        prompts = _words_of(start, prompts) if start else prompts
         factor, size = autoencoder.config.size_multiple, config.data.size
         if (autoencoder.config.in_channels, autoencoder.config.out_channels) != (config.data.channels,) * 2:
             colours = autoencoder.config.in_channels
@@ -137,8 +137,8 @@ class CaptionedLatents:
             return {"x0": x0, "tokens": tokens}
         return {"x0": x0, "context": self.text_encoder(tokens).float()}  # context: (B, N, text_width)
 
-    def model(self, network: nn.Module, noise: NoiseConfig) -> Model:
-        if not isinstance(network, PromptedUNet):
+    def model(self, network: UNet | PromptedUNet, noise: NoiseConfig) -> Model:
+        if isinstance(network, UNet):
             return Model(network, noise, self.space, self.prompts)
         text_encoder = placed(network.text_encoder, "cpu", torch.float32)
         return Model(network.unet, noise, self.space, replace(self.prompts, text_encoder=text_encoder, _encoded={}))
@@ -160,7 +160,7 @@ class CaptionedLatents:
         counts = (f"{name} {_count(part) / 1e6:.2f} million" for name, part in parts.items())
         return {"parameters of the frozen parts": ", ".join(counts)}
 
-    def _network(self, unet: UNet) -> nn.Module:
+    def _network(self, unet: UNet) -> UNet | PromptedUNet:
         """What is trained: the U-Net, with a copy of the text encoder if that is trained too."""
         if not self.config.parts.train_text_encoder:
             return unet
@@ -194,17 +194,12 @@ def _part(folder: str, name: str, inside: str) -> Path:
     return path / inside
 
 
-def _start(folder: str, prompts: Prompts) -> Model | None:
-    """The model to go on from, whose words must be those of the parts."""
-    if not folder:
-        return None
-    start = open_model(folder)
-    if (
-        not isinstance(start.conditioner, Prompts)
-        or start.conditioner.tokenizer.vocabulary != prompts.tokenizer.vocabulary
-    ):
-        raise UserError(f"parts.start: {folder} has other words than parts.clip: give a model that was trained with it")
-    return start
+def _words_of(start: Model, prompts: Prompts) -> Prompts:
+    """How the model that a run starts from is told what to draw, which must be in the words of the parts."""
+    told = start.conditioner
+    if not isinstance(told, Prompts) or told.tokenizer.vocabulary != prompts.tokenizer.vocabulary:
+        raise UserError("parts.start knows other words than parts.clip: give a model that was trained with that CLIP")
+    return told
 
 
 def _checksum(space: Latents, prompts: Prompts) -> int:
