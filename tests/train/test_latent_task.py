@@ -87,9 +87,45 @@ def test_the_network_sees_scaled_means_and_is_told_the_vectors_of_the_caption(co
     assert inputs["x0"].shape == batch["noise"].shape == (5, 4, 4, 4)
 
 
+def test_a_text_encoder_is_trained_with_its_network(config, tmp_path):
+    """Its vectors are those of the CLIP at first, have gradients, and the averaged ones are what a model is told by."""
+    joint = config.override({"parts.train_text_encoder": True, "train.class_dropout": 0.0})
+    trainer, frozen = Trainer(joint, tmp_path), DenoisingTask(config.override({"train.class_dropout": 0.0}), "scenes")
+    task, batch = trainer.task, frozen.batch(torch.arange(4), 0, 0)
+    frozen.network.load_state_dict(trainer.network.unet.state_dict())
+    assert torch.allclose(task.loss(trainer.network, batch), frozen.loss(frozen.network, batch), atol=1e-6)
+    before = trainer.task.data.text_encoder.state_dict()
+    for _ in range(3):
+        trainer.take_step()
+    after = trainer.network.text_encoder.state_dict()
+    assert all(not torch.equal(after[name], weight) for name, weight in before.items())
+    prompts = task.model(trainer.averaged).conditioner
+    tokens = torch.tensor([prompts.tokenizer("a red seven").ids])
+    told = prompts.encode(["a red seven"])["context"]
+    assert torch.equal(told, trainer.averaged.text_encoder(tokens))
+    assert not torch.allclose(told, frozen.data.text_encoder(tokens), atol=1e-6)
+
+
+def test_a_run_goes_on_from_a_model(config, parts, tmp_path):
+    joint = {"parts.train_text_encoder": True}
+    first = Trainer(config.override(joint), tmp_path / "first")
+    first.take_step()
+    first.task.export(first.network, tmp_path / "model", torch.float32)
+    for settings in (joint, {}):
+        task = DenoisingTask(with_parts(parts, **settings, **{"parts.start": str(tmp_path / "model")}), "scenes")
+        network = task.network if settings else latents.PromptedUNet(task.network, task.data.text_encoder)
+        for name, weight in first.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], weight), name
+    other = {"parts.start": str(tmp_path / "model"), "network.layers_per_block": 2}
+    with pytest.raises(UserError, match=r"parts.start: .*model has another network than \[network\] says"):
+        DenoisingTask(config.override(other), "scenes")
+    with pytest.raises(UserError, match=r"parts.start knows other words than parts.clip"):
+        DenoisingTask(config.override({"parts.start": "mnist"}), "scenes")
+
+
 def test_killed_and_resumed_it_ends_with_the_same_bits_and_a_pipeline(parts, tmp_path):
     options = [f"--parts.autoencoder={parts}", f"--parts.clip={parts}"]
-    options += ["--train.dtype=fp32", "--train.compile=no", "--train.device=cpu"]
+    options += ["--train.dtype=fp32", "--train.compile=no", "--train.device=cpu", "--parts.train-text-encoder"]
     reference, out = tmp_path / "reference", tmp_path / "run"
     Run(reference, *options, preset=LATENT).finish()
     Run(out, *options, preset=LATENT).kill_when(lambda: logged_step(out) >= 6)

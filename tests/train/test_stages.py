@@ -21,7 +21,7 @@ from fromnoise.models import open_model
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 from fromnoise.train import run as runs
-from fromnoise.train.config import DataConfig, TrainingConfig, dump_config, load_config, preset_names
+from fromnoise.train.config import DataConfig, PartsConfig, TrainingConfig, dump_config, load_config, preset_names
 from fromnoise.train.folder import STAGES, STAGES_FILE, locked
 from fromnoise.train.run import command
 from fromnoise.train.stages import Shared, SharedData, SharedLoop, load_stages, train_stages
@@ -115,10 +115,10 @@ def test_later_stages_are_told_where_the_earlier_ones_are(tmp_path, monkeypatch)
     assert folders == (out / "stages/autoencoder", out / "stages/clip", out)
     assert [config.name for config in configs] == ["my-autoencoder", "my-clip", "all"]
     assert {(config.data.source, config.data.digits, config.train.seed) for config in configs} == {("a/b", "digits", 5)}
-    assert [vars(config.parts) for config in configs] == [
-        {"autoencoder": "", "clip": ""},
-        {"autoencoder": "", "clip": ""},
-        {"autoencoder": f"{out}/stages/autoencoder", "clip": f"{out}/stages/clip"},
+    assert [config.parts for config in configs] == [
+        PartsConfig(),
+        PartsConfig(),
+        PartsConfig(autoencoder=f"{out}/stages/autoencoder", clip=f"{out}/stages/clip"),
     ]
     assert {(given["data"], given["resume"]) for given in options} == {("a/b", False)}
 

@@ -124,7 +124,8 @@ class CaptionedLatents:
     def inputs(self, batch: Batch) -> Batch:
         """Draws the pictures and encodes them as the mean of their latents, scaled.
 
-        A frozen text encoder encodes the captions here. The pictures are drawn in float32, whatever the networks compute in.
+        A frozen text encoder encodes the captions here. The pictures are drawn in float32, whatever the networks
+        compute in.
         """
         drawn = {name.removeprefix(DRAWN): value for name, value in batch.items() if name.startswith(DRAWN)}
         tokens = batch["tokens"]
@@ -156,8 +157,10 @@ class CaptionedLatents:
         for path in sorted((self.clip / "clip").glob("*")):
             with atomic_write(folder / "clip" / path.name) as partial:
                 shutil.copyfile(path, partial)
-        parts = {"autoencoder": self.space.autoencoder, "text encoder": self.text_encoder}
-        counts = (f"{name} {_count(part) / 1e6:.2f} million" for name, part in parts.items())
+        frozen: dict[str, nn.Module] = {"autoencoder": self.space.autoencoder}
+        if not self.config.parts.train_text_encoder:
+            frozen["text encoder"] = self.text_encoder
+        counts = (f"{name} {_count(part) / 1e6:.2f} million" for name, part in frozen.items())
         return {"parameters of the frozen parts": ", ".join(counts)}
 
     def _network(self, unet: UNet) -> UNet | PromptedUNet:
@@ -203,7 +206,7 @@ def _words_of(start: Model, prompts: Prompts) -> Prompts:
 
 
 def _checksum(space: Latents, prompts: Prompts) -> int:
-    """Of all that the encoders and the tokeniser are made of."""
+    """Of all that the encoders, before anything is trained, and the tokeniser are made of."""
     tokenizer, networks = prompts.tokenizer, (space.autoencoder, prompts.text_encoder)
     settings = [network.config for network in networks]
     total = zlib.crc32(
