@@ -112,15 +112,18 @@ def test_a_run_goes_on_from_a_model(config, parts, tmp_path):
     first.take_step()
     first.task.export(first.network, tmp_path / "model", torch.float32)
     for settings in (joint, {}):
-        task = DenoisingTask(with_parts(parts, **settings, **{"parts.start": str(tmp_path / "model")}), "scenes")
+        task = DenoisingTask(with_parts(parts, **settings, **{"parts.unet": str(tmp_path / "model")}), "scenes")
         network = task.network if settings else latents.PromptedUNet(task.network, task.data.text_encoder)
         for name, weight in first.network.state_dict().items():
             assert torch.equal(network.state_dict()[name], weight), name
-    other = {"parts.start": str(tmp_path / "model"), "network.layers_per_block": 2}
-    with pytest.raises(UserError, match=r"parts.start: .*model has another network than \[network\] says"):
+    other = {"parts.unet": str(tmp_path / "model"), "network.layers_per_block": 2}
+    with pytest.raises(UserError, match=r"parts.unet: .*model has another U-Net than \[network\] says"):
         DenoisingTask(config.override(other), "scenes")
-    with pytest.raises(UserError, match=r"parts.start knows other words than parts.clip"):
-        DenoisingTask(config.override({"parts.start": "mnist"}), "scenes")
+    words = tmp_path / "model/tokenizer/vocab.json"
+    vocabulary = json.loads(words.read_text())
+    words.write_text(json.dumps({f"{word}x" if word == "a</w>" else word: n for word, n in vocabulary.items()}))
+    with pytest.raises(UserError, match="parts.unet knows other words than parts.clip"):
+        DenoisingTask(with_parts(parts, **{"parts.unet": str(tmp_path / "model")}), "scenes")
 
 
 def test_killed_and_resumed_it_ends_with_the_same_bits_and_a_pipeline(parts, tmp_path):
@@ -159,6 +162,7 @@ def test_other_parts_are_refused_and_the_same_in_another_place_are_not(config, p
         ),
         ({"parts.clip": "nowhere/mnist"}, "fromnoise train mini-sd-clip --out nowhere/mnist makes it"),
         ({"parts.clip": "nowhere/emoji-sd-clip"}, "fromnoise train emoji-sd-clip --out nowhere/emoji-sd-clip makes"),
+        ({"parts.unet": "nowhere"}, "parts.unet: there is no nowhere/unet: fromnoise train mini-sd-unet --out nowhere"),
         ({"data.channels": 1}, "data.channels is 1, and the autoencoder takes 3"),
         ({"data.size": 18}, "data.size 18 is not a multiple of 4"),
         ({"data.flip": True}, "data.flip does not go with captions"),

@@ -81,7 +81,7 @@ class CaptionedLatents:
         autoencoder = open_autoencoder(_part(config.parts.autoencoder, "autoencoder", "vae"))
         self.clip = _part(config.parts.clip, "clip", "text_encoder").parent
         prompts = open_prompts(self.clip / "text_encoder", self.clip / "tokenizer")
-        start = open_model(config.parts.start) if config.parts.start else None
+        start = open_model(_part(config.parts.unet, "unet", "unet").parent) if config.parts.unet else None
         prompts = _words_of(start, prompts) if start else prompts
         factor, size = autoencoder.config.size_multiple, config.data.size
         if (autoencoder.config.in_channels, autoencoder.config.out_channels) != (config.data.channels,) * 2:
@@ -100,9 +100,7 @@ class CaptionedLatents:
         unet = UNet(latent_unet_config(config, self.space, self.text_encoder.config.width))
         if start:
             if start.unet.config != unet.config:
-                raise UserError(
-                    f"parts.start: {config.parts.start} has another network than [network] says: change that"
-                )
+                raise UserError(f"parts.unet: {config.parts.unet} has another U-Net than [network] says: change that")
             unet.load_state_dict(start.unet.state_dict())
         self.pictures, self.held_out = load_captioned(config.data, source)
         self.rows, self.held_out_rows = self.pictures.rows, self.held_out.rows
@@ -201,7 +199,7 @@ def _words_of(start: Model, prompts: Prompts) -> Prompts:
     """How the model that a run starts from is told what to draw, which must be in the words of the parts."""
     told = start.conditioner
     if not isinstance(told, Prompts) or told.tokenizer.vocabulary != prompts.tokenizer.vocabulary:
-        raise UserError("parts.start knows other words than parts.clip: give a model that was trained with that CLIP")
+        raise UserError("parts.unet knows other words than parts.clip: give a run that was trained with that CLIP")
     return told
 
 
