@@ -7,9 +7,15 @@ A step is one guided question to the U-Net: two rows of 64x64 latents, and a tex
 512x512 pixels of 64x64 latents. Both run as each library draws: ours by its denoiser, which has the channels last, and
 with the large pages that `fromnoise sample` asks for; diffusers' by its modules as ``from_pretrained`` gives them. The
 memory is the most that a process held to open the pipeline and to take its steps, files that are mapped among it.
+
+Where ``stable-diffusion-cpp-python`` is installed, it stands beside them, with the same weights. It opens all parts at
+once and draws whole pictures: a step is the time between two reports of its progress, and a decode is what follows the
+last of them. It keeps the weights of convolutions in fp16.
 """
 
 import argparse
+import importlib.util
+import itertools
 import json
 import os
 import tempfile
@@ -25,6 +31,7 @@ from measure import PEAK_SHAPES, Case, OwnProcess, interleaved, machine, peak_co
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LIBRARIES = ("fromnoise", "diffusers")
+HAS_CPP = importlib.util.find_spec("stable_diffusion_cpp") is not None
 STEP = 1.61e12  # operations of a guided step
 SMALL: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 768}
 SMALL |= {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
@@ -35,6 +42,8 @@ CODER: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_bl
 def save_weights(folder: Path, quick: bool) -> None:
     """The U-Net and the autoencoder of Stable Diffusion 1 with random weights, as diffusers saves them."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors.torch import save_file
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     full = {"cross_attention_dim": 768, "sample_size": 64}
     unet: Any = UNet2DConditionModel(**(SMALL | {"sample_size": 64} if quick else full))
@@ -42,6 +51,13 @@ def save_weights(folder: Path, quick: bool) -> None:
     widths = (32, 32, 32, 32) if quick else (128, 256, 512, 512)
     coder: Any = AutoencoderKL(block_out_channels=widths, layers_per_block=2, sample_size=512, **CODER)
     coder.save_pretrained(folder / "vae")
+    if HAS_CPP and not quick:
+        config: Any = {"hidden_size": 768, "intermediate_size": 3072}
+        config |= {"num_hidden_layers": 12, "num_attention_heads": 12}
+        text_encoder = CLIPTextModel(CLIPTextConfig(**config))
+        weights = {f"text_model.{name}": value for name, value in text_encoder.state_dict().items()}
+        (folder / "text_encoder").mkdir()
+        save_file(weights, folder / "text_encoder" / "model.safetensors")  # by the names of the official files
 
 
 def build(library: str, part: str, dtype: str, folder: str) -> tuple[Callable[[], object], dict[str, Any]]:
@@ -95,6 +111,33 @@ def _call(
     if library == "fromnoise":
         return lambda: network(x, t, context=context)
     return lambda: network(x, t, encoder_hidden_states=context, return_dict=False)[0]
+
+
+def draw_with_cpp(folder: str, threads: int, steps: int) -> tuple[Callable[[], object], dict[str, Any]]:
+    """Draws a picture with stable-diffusion.cpp: what its steps and its decoding took, to be run in its own process."""
+    from stable_diffusion_cpp import StableDiffusion
+
+    start = time.perf_counter()
+    model = StableDiffusion(model_path=folder, n_threads=threads, vae_decode_only=True, verbose=False)
+    about: dict[str, Any] = {"open seconds": time.perf_counter() - start, "open bytes": peak_memory()}
+    told: list[float] = []
+    settings: Any = {"width": 512, "height": 512, "cfg_scale": 7.5, "sample_method": "euler", "sample_steps": steps}
+    model.generate_image(
+        prompt="a cat", progress_callback=lambda *progress: told.append(time.perf_counter()), **settings
+    )
+    about["decode"] = time.perf_counter() - told[-1]
+    about["steps"] = [after - before for before, after in itertools.pairwise(told)][1:]  # the first one warms up
+    return lambda: None, about | {"bytes": peak_memory()}
+
+
+def measure_cpp(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
+    """The seconds and the memory of stable-diffusion.cpp, as `measure` gives them."""
+    process = OwnProcess(draw_with_cpp, str(folder), torch.get_num_threads(), rounds + 1)
+    about = process.about
+    process.close()
+    held = {key: about[key] for key in ("open seconds", "open bytes", "bytes")}
+    seconds = {"guided step": about["steps"], "decode": [about["decode"]]}
+    return {name: {"seconds": summary(values), **held} for name, values in seconds.items()}
 
 
 def measure(folder: Path, part: str, dtypes: list[str], rounds: int, quick: bool) -> dict[str, Any]:
@@ -168,6 +211,9 @@ def main() -> None:
         for part, name in (("unet", "guided step"), ("vae", "decode")):
             result[name] = measure(Path(folder), part, dtypes, given.rounds, given.quick)
             print(json.dumps({name: result[name]}, indent=2), flush=True)
+        for name, found in measure_cpp(Path(folder), given.rounds).items() if HAS_CPP and not given.quick else ():
+            result[name]["stable-diffusion.cpp, all parts"] = found
+            print(json.dumps({name: found}, indent=2), flush=True)
     shape = list(PEAK_SHAPES.values())[-1]
     run, operations = peak_convolution(*shape, "fp32")
     peak = interleaved({"peak": Case(run, operations)}, given.rounds, given.quick)["peak"]

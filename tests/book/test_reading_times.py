@@ -9,6 +9,8 @@ from pages import minutes
 
 START = (BOOK / "00-start-here.md").read_text()
 STATED = {stem: int(number) for stem, number in re.findall(r"^\| \[.*?\]\((.*?)\.md\) \|.*\| (\d+) \|$", START, re.M)}
+WAYS = re.findall(r"^\*\*([^*\n]+): (\w+) hours\*\*\n\n(.+?)\n:::::$", (BOOK / "index.md").read_text(), re.M | re.S)
+HOURS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 OWN = r"^\*\*Time:\*\* about (\d+) minutes to read"
 
 
@@ -22,6 +24,17 @@ def test_the_minutes_are_about_right(chapter):
     counted, own = minutes(text), int(re.search(OWN, text, re.M)[1])
     assert 0.6 < own / counted < 1.67, f"{chapter.stem}: {counted:.0f} minutes by the rule of chapter 0"
     assert STATED.get(chapter.stem, own) == own, f"{chapter.stem}: chapter 0 gives it other minutes than its own line"
+
+
+@pytest.mark.parametrize(("way", "hours", "text"), WAYS, ids=[way for way, _, _ in WAYS])
+def test_the_ways_of_the_front_page_take_their_hours(way, hours, text):
+    chosen = [BOOK / f"{stem}.md" for stem in re.findall(r"\]\((\d\d-[\w-]+)\.ipynb\)", text)]
+    counted = sum(int(re.search(OWN, chapter.read_text(), re.M)[1]) for chapter in chosen) / 60
+    assert abs(counted - HOURS.index(hours)) < 0.5, f"{way}: {counted:.1f} hours by what the chapters say"
+
+
+def test_two_ways_are_counted_in_hours():
+    assert len(WAYS) == 2
 
 
 def test_minutes():

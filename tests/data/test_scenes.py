@@ -297,3 +297,12 @@ def test_held_out_scenes_alone_are_those_of_both() -> None:
     both, alone = load_scenes(config)[1], load_held_out(config)
     assert alone.held_out and alone.size == both.size == 64
     assert torch.equal(alone.things.pixels, both.things.pixels)
+
+
+def test_a_copy_of_the_digits_is_given_by_their_own_option(monkeypatch):
+    def unreachable(*args, **options):
+        raise UserError("cannot reach the hub for ylecun/mnist: connect, or pass --data DIR with a local copy")
+
+    monkeypatch.setattr("fromnoise.data.scenes.load_images", unreachable)
+    with pytest.raises(UserError, match=r"connect, or pass --data\.digits DIR with a local copy"):
+        load_scenes(DataConfig(source="scenes"))

@@ -87,9 +87,48 @@ def test_the_network_sees_scaled_means_and_is_told_the_vectors_of_the_caption(co
     assert inputs["x0"].shape == batch["noise"].shape == (5, 4, 4, 4)
 
 
+def test_a_text_encoder_is_trained_with_its_network(config, tmp_path):
+    """Its vectors are those of the CLIP at first, have gradients, and the averaged ones are what a model is told by."""
+    joint = config.override({"parts.train_text_encoder": True, "train.class_dropout": 0.0})
+    trainer, frozen = Trainer(joint, tmp_path), DenoisingTask(config.override({"train.class_dropout": 0.0}), "scenes")
+    task, batch = trainer.task, frozen.batch(torch.arange(4), 0, 0)
+    frozen.network.load_state_dict(trainer.network.unet.state_dict())
+    assert torch.allclose(task.loss(trainer.network, batch), frozen.loss(frozen.network, batch), atol=1e-6)
+    before = trainer.task.data.text_encoder.state_dict()
+    for _ in range(3):
+        trainer.take_step()
+    after = trainer.network.text_encoder.state_dict()
+    assert all(not torch.equal(after[name], weight) for name, weight in before.items())
+    prompts = task.model(trainer.averaged).conditioner
+    tokens = torch.tensor([prompts.tokenizer("a red seven").ids])
+    told = prompts.encode(["a red seven"])["context"]
+    assert torch.equal(told, trainer.averaged.text_encoder(tokens))
+    assert not torch.allclose(told, frozen.data.text_encoder(tokens), atol=1e-6)
+
+
+def test_a_run_goes_on_from_a_model(config, parts, tmp_path):
+    joint = {"parts.train_text_encoder": True}
+    first = Trainer(config.override(joint), tmp_path / "first")
+    first.take_step()
+    first.task.export(first.network, tmp_path / "model", torch.float32)
+    for settings in (joint, {}):
+        task = DenoisingTask(with_parts(parts, **settings, **{"parts.unet": str(tmp_path / "model")}), "scenes")
+        network = task.network if settings else latents.PromptedUNet(task.network, task.data.text_encoder)
+        for name, weight in first.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], weight), name
+    other = {"parts.unet": str(tmp_path / "model"), "network.layers_per_block": 2}
+    with pytest.raises(UserError, match=r"parts.unet: .*model has another U-Net than \[network\] says"):
+        DenoisingTask(config.override(other), "scenes")
+    words = tmp_path / "model/tokenizer/vocab.json"
+    vocabulary = json.loads(words.read_text())
+    words.write_text(json.dumps({f"{word}x" if word == "a</w>" else word: n for word, n in vocabulary.items()}))
+    with pytest.raises(UserError, match="parts.unet knows other words than parts.clip"):
+        DenoisingTask(with_parts(parts, **{"parts.unet": str(tmp_path / "model")}), "scenes")
+
+
 def test_killed_and_resumed_it_ends_with_the_same_bits_and_a_pipeline(parts, tmp_path):
     options = [f"--parts.autoencoder={parts}", f"--parts.clip={parts}"]
-    options += ["--train.dtype=fp32", "--train.compile=no", "--train.device=cpu"]
+    options += ["--train.dtype=fp32", "--train.compile=no", "--train.device=cpu", "--parts.train-text-encoder"]
     reference, out = tmp_path / "reference", tmp_path / "run"
     Run(reference, *options, preset=LATENT).finish()
     Run(out, *options, preset=LATENT).kill_when(lambda: logged_step(out) >= 6)
@@ -123,6 +162,7 @@ def test_other_parts_are_refused_and_the_same_in_another_place_are_not(config, p
         ),
         ({"parts.clip": "nowhere/mnist"}, "fromnoise train mini-sd-clip --out nowhere/mnist makes it"),
         ({"parts.clip": "nowhere/emoji-sd-clip"}, "fromnoise train emoji-sd-clip --out nowhere/emoji-sd-clip makes"),
+        ({"parts.unet": "nowhere"}, "parts.unet: there is no nowhere/unet: fromnoise train mini-sd-unet --out nowhere"),
         ({"data.channels": 1}, "data.channels is 1, and the autoencoder takes 3"),
         ({"data.size": 18}, "data.size 18 is not a multiple of 4"),
         ({"data.flip": True}, "data.flip does not go with captions"),

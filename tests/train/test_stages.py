@@ -21,7 +21,7 @@ from fromnoise.models import open_model
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 from fromnoise.train import run as runs
-from fromnoise.train.config import DataConfig, TrainingConfig, dump_config, load_config, preset_names
+from fromnoise.train.config import DataConfig, PartsConfig, TrainingConfig, dump_config, load_config, preset_names
 from fromnoise.train.folder import STAGES, STAGES_FILE, locked
 from fromnoise.train.run import command
 from fromnoise.train.stages import Shared, SharedData, SharedLoop, load_stages, train_stages
@@ -103,22 +103,25 @@ def test_later_stages_are_told_where_the_earlier_ones_are(tmp_path, monkeypatch)
         (folder / "README.md").touch()
 
     monkeypatch.setattr(runs, "train", train)
-    for task in ("autoencoder", "clip", "denoising"):
+    for name in ("autoencoder", "clip", "denoising", "further"):
+        task = "denoising" if name == "further" else name
         own = {"parts.autoencoder": "elsewhere"} if task == "denoising" else {}
-        config = TrainingConfig(name=f"my-{task}", task=task, data=DataConfig(source="scenes")).override(own)
-        (tmp_path / f"{task}.toml").write_text(dump_config(config))
-    (tmp_path / "all.toml").write_text('name = "all"\nstages = ["autoencoder.toml", "clip.toml", "denoising.toml"]')
+        config = TrainingConfig(name=f"my-{name}", task=task, data=DataConfig(source="scenes")).override(own)
+        (tmp_path / f"{name}.toml").write_text(dump_config(config))
+    presets = ["autoencoder.toml", "clip.toml", "denoising.toml", "further.toml"]
+    (tmp_path / "all.toml").write_text(f'name = "all"\nstages = {json.dumps(presets)}')
     stages, out = load_stages(str(tmp_path / "all.toml")), tmp_path / "out"
     shared = Shared(data=SharedData(digits="digits"), train=SharedLoop(seed=5), source="a/b")
     train_stages(stages, out, shared=shared)
     configs, folders, options = zip(*asked, strict=True)
-    assert folders == (out / "stages/autoencoder", out / "stages/clip", out)
-    assert [config.name for config in configs] == ["my-autoencoder", "my-clip", "all"]
+    assert folders == (out / "stages/autoencoder", out / "stages/clip", out / "stages/denoising", out)
+    assert [config.name for config in configs] == ["my-autoencoder", "my-clip", "my-denoising", "all"]
     assert {(config.data.source, config.data.digits, config.train.seed) for config in configs} == {("a/b", "digits", 5)}
-    assert [vars(config.parts) for config in configs] == [
-        {"autoencoder": "", "clip": ""},
-        {"autoencoder": "", "clip": ""},
-        {"autoencoder": f"{out}/stages/autoencoder", "clip": f"{out}/stages/clip"},
+    assert [config.parts for config in configs] == [
+        PartsConfig(),
+        PartsConfig(),
+        (found := PartsConfig(autoencoder=f"{out}/stages/autoencoder", clip=f"{out}/stages/clip")),
+        dataclasses.replace(found, unet=f"{out}/stages/denoising"),
     ]
     assert {(given["data"], given["resume"]) for given in options} == {("a/b", False)}
 

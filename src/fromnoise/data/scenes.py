@@ -190,7 +190,11 @@ def load_things(config: "DataConfig", split: str = "train") -> Things:
     """
     if config.things == "digits":
         size = 8 if config.digits == "digits" else 28
-        return Digits(load_images(config.digits, split, channels=1, size=size, labelled=True, resize=config.resize))
+        try:
+            images = load_images(config.digits, split, channels=1, size=size, labelled=True, resize=config.resize)
+        except UserError as error:  # which says what images are given by
+            raise UserError(str(error).replace("--data DIR", "--data.digits DIR")) from error
+        return Digits(images)
     if config.things in ("emoji", "emoji-200"):
         return emoji_things(find_font(config.font), config.size, config.things == "emoji-200")
     if (folder := local(config.things)) is None or not folder.is_dir():

@@ -54,7 +54,7 @@ def short(plan: Plan, measured: dict[str, Any]) -> str:
         ]
         shares = [[_with_error(record["metrics"][f"prompts_{kind}"], ".1%") for kind in KINDS] for record in told]
         parts += [
-            "How often is *everything* right that a prompt names: digits, colours, sizes, places and background?",
+            "How often is *everything* that a prompt names right: digits, colours, sizes, places and background?",
             _table([*head, "two digits"], [[*_how(record), *row] for record, row in zip(told, shares, strict=True)]),
             *(f"Each by itself, for one digit (`{record['model']}`): {_attributes(record)}." for record in told),
         ]

@@ -25,7 +25,7 @@ EMOJI = ("emoji", "emoji-200")
 MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
 MAY_CHANGE |= {"data.digits", "data.things", "data.font", "data.caption_column"}
 MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
-MAY_CHANGE |= {"parts.autoencoder", "parts.clip", "parts.start"}
+MAY_CHANGE |= {"parts.autoencoder", "parts.clip", "parts.unet"}
 MAY_CHANGE |= {f"data.{name}" for name in ("source", "image_column", "label_column", "licence")}
 """what may differ between a run and its resumption: also where the data and the parts come from, whose checksums
 are compared"""
@@ -118,9 +118,9 @@ class PartsConfig:
     """the folder of a run of a small CLIP, whose text encoder and tokeniser are used"""
     train_text_encoder: bool = False
     """train the text encoder further, together with the U-Net; otherwise it stays as it is"""
-    start: str = ""
-    """the folder of a model with the same parts: its U-Net, and the text encoder if that is trained, are gone on from
-    instead of a U-Net that knows nothing"""
+    unet: str = ""
+    """the folder of a run of a U-Net with the same parts, from which training goes on: from the U-Net and from the text
+    encoder in it; none: from a U-Net that knows nothing"""
 
 
 @dataclass(frozen=True)

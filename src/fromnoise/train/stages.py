@@ -27,7 +27,6 @@ from fromnoise.train.config import (
     PRESETS,
     READ_BY,
     TABLES,
-    PartsConfig,
     TrainingConfig,
     load_config,
     preset_names,
@@ -95,6 +94,8 @@ class Shared:
 SHARED = {"data.source", *(f"data.{key.name}" for key in dataclasses.fields(SharedData))}
 SHARED |= {f"train.{key.name}" for key in dataclasses.fields(SharedLoop)}
 """what may be set for all stages at once"""
+PARTS = {"autoencoder": "autoencoder", "clip": "clip", "denoising": "unet"}
+"""by what key of [parts] a later stage is told where one of a task is"""
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,6 @@ def _stages(config: StagesConfig, out: Path, shared: Shared, resume: bool) -> li
             pairs = zip(before.data.origin, after.data.origin, strict=False)
             if stages[-1].is_finished and (other := next((pair for pair in pairs if pair[0] != pair[1]), None)):
                 warn(f"{folder} is finished, and was trained on {other[0]}, not on {other[1]}")
-        if after.task in _keys(PartsConfig):
-            parts |= {f"parts.{after.task}": str(folder)}
+        if after.task in PARTS:
+            parts |= {f"parts.{PARTS[after.task]}": str(folder)}
     return stages

@@ -81,7 +81,7 @@ class CaptionedLatents:
         autoencoder = open_autoencoder(_part(config.parts.autoencoder, "autoencoder", "vae"))
         self.clip = _part(config.parts.clip, "clip", "text_encoder").parent
         prompts = open_prompts(self.clip / "text_encoder", self.clip / "tokenizer")
-        start = open_model(config.parts.start) if config.parts.start else None
+        start = open_model(_part(config.parts.unet, "unet", "unet").parent) if config.parts.unet else None
         prompts = _words_of(start, prompts) if start else prompts
         factor, size = autoencoder.config.size_multiple, config.data.size
         if (autoencoder.config.in_channels, autoencoder.config.out_channels) != (config.data.channels,) * 2:
@@ -100,9 +100,7 @@ class CaptionedLatents:
         unet = UNet(latent_unet_config(config, self.space, self.text_encoder.config.width))
         if start:
             if start.unet.config != unet.config:
-                raise UserError(
-                    f"parts.start: {config.parts.start} has another network than [network] says: change that"
-                )
+                raise UserError(f"parts.unet: {config.parts.unet} has another U-Net than [network] says: change that")
             unet.load_state_dict(start.unet.state_dict())
         self.pictures, self.held_out = load_captioned(config.data, source)
         self.rows, self.held_out_rows = self.pictures.rows, self.held_out.rows
@@ -124,7 +122,8 @@ class CaptionedLatents:
     def inputs(self, batch: Batch) -> Batch:
         """Draws the pictures and encodes them as the mean of their latents, scaled.
 
-        A frozen text encoder encodes the captions here. The pictures are drawn in float32, whatever the networks compute in.
+        A frozen text encoder encodes the captions here. The pictures are drawn in float32, whatever the networks
+        compute in.
         """
         drawn = {name.removeprefix(DRAWN): value for name, value in batch.items() if name.startswith(DRAWN)}
         tokens = batch["tokens"]
@@ -156,8 +155,10 @@ class CaptionedLatents:
         for path in sorted((self.clip / "clip").glob("*")):
             with atomic_write(folder / "clip" / path.name) as partial:
                 shutil.copyfile(path, partial)
-        parts = {"autoencoder": self.space.autoencoder, "text encoder": self.text_encoder}
-        counts = (f"{name} {_count(part) / 1e6:.2f} million" for name, part in parts.items())
+        frozen: dict[str, nn.Module] = {"autoencoder": self.space.autoencoder}
+        if not self.config.parts.train_text_encoder:
+            frozen["text encoder"] = self.text_encoder
+        counts = (f"{name} {_count(part) / 1e6:.2f} million" for name, part in frozen.items())
         return {"parameters of the frozen parts": ", ".join(counts)}
 
     def _network(self, unet: UNet) -> UNet | PromptedUNet:
@@ -198,12 +199,12 @@ def _words_of(start: Model, prompts: Prompts) -> Prompts:
     """How the model that a run starts from is told what to draw, which must be in the words of the parts."""
     told = start.conditioner
     if not isinstance(told, Prompts) or told.tokenizer.vocabulary != prompts.tokenizer.vocabulary:
-        raise UserError("parts.start knows other words than parts.clip: give a model that was trained with that CLIP")
+        raise UserError("parts.unet knows other words than parts.clip: give a run that was trained with that CLIP")
     return told
 
 
 def _checksum(space: Latents, prompts: Prompts) -> int:
-    """Of all that the encoders and the tokeniser are made of."""
+    """Of all that the encoders, before anything is trained, and the tokeniser are made of."""
     tokenizer, networks = prompts.tokenizer, (space.autoencoder, prompts.text_encoder)
     settings = [network.config for network in networks]
     total = zlib.crc32(
