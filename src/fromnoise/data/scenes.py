@@ -88,6 +88,7 @@ class Scenes:
     """Scenes of the given things; those that are held out show all combinations of attributes."""
 
     rows: int | None = None
+    shards: tuple[int, ...] = ()
 
     def __init__(self, things: Things, size: int = LENGTHS_FOR, held_out: bool = False) -> None:
         self.things, self.size, self.held_out = things, size, held_out

@@ -150,11 +150,12 @@ def _learned(images: Captioned, config: TrainingConfig) -> tuple[Vocabulary, Dat
     captions: list[str] = []
     checksum = 0
     for step in range(math.ceil(CAPTIONS / part)):
-        indices = batch_indices(config.train.seed, step, part, images.rows)
+        indices = batch_indices(config.train.seed, step, part, images.rows, images.shards)
         drawn, more = images.draw(indices, generator_for(config.train.seed, 9, step))
         if step == 0:
             for name in sorted(drawn):
                 checksum = zlib.crc32(drawn[name].contiguous().numpy().tobytes(), checksum)
         captions += more
-    record = DataRecord(images.rows or 0, checksum, zlib.crc32("\n".join(captions).encode()), None)
+    texts = zlib.crc32("\n".join(captions).encode())
+    record = DataRecord(images.rows or 0, checksum, texts, None, shards=images.shards)
     return learn_vocabulary(captions, clip.vocabulary, clip.max_length), record
