@@ -31,7 +31,7 @@ CONFIG = TrainingConfig(name="tiny-clip", task="clip").override(
 class Squares:
     """Pictures of one colour each, with its name as the caption; as many of them as ``rows``."""
 
-    size = 16
+    size, shards = 16, ()
 
     def __init__(self, rows: int | None = None):
         self.rows = rows

@@ -60,7 +60,10 @@ class Captioned(Protocol):
 
 @dataclass(frozen=True)
 class StoredPixels:
-    """Pictures that stay where they are stored, and are read and decoded each time that they are asked for."""
+    """Pictures that stay where they are stored: each is read and decoded whenever it is asked for, and none is kept.
+
+    Beside them their captions take memory: about a gigabyte for two million.
+    """
 
     table: Table
     column: str
@@ -96,7 +99,7 @@ class CaptionedImages:
         shards: how many pictures there are in each part of the data that is read as a whole, if there are several.
         flip: mirror half of the pictures that are drawn, at random.
         changes: what was done to the pictures to make them fit, in words.
-        never: checksums of pictures that are never drawn, as `checksums` has them.
+        never: checksums of pictures that are never drawn.
         place: what errors call the pictures.
     """
 
@@ -124,7 +127,7 @@ class CaptionedImages:
         """
         choice, mirror = torch.rand(2, len(indices), generator=generator)  # (B,) each
         pixels, rows = self.pixels[indices], indices.tolist()  # (B, 3, S, S)
-        for place, checksum in enumerate(checksums(pixels) if self.never else ()):
+        for place, checksum in enumerate(_checksums(pixels) if self.never else ()):
             if checksum in self.never:
                 rows[place], pixels[place] = self._instead(rows[place], generator)
         if self.flip:
@@ -145,7 +148,7 @@ class CaptionedImages:
         start, end = ends[number - 1 : number + 1]
         for other in start + torch.randperm(end - start, generator=generator):
             pixels = self.pixels[other[None]]  # (1, 3, S, S)
-            if not self.never.issuperset(checksums(pixels)):
+            if _checksums(pixels)[0] not in self.never:
                 return int(other), pixels[0]
         where = f" of its shard {number}" if self.shards else ""
         raise UserError(
@@ -153,7 +156,7 @@ class CaptionedImages:
         )
 
 
-def checksums(pixels: Tensor) -> list[bytes]:
+def _checksums(pixels: Tensor) -> list[bytes]:
     """A checksum of each picture ``(N, 3, S, S)``."""
     return [hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest() for picture in pixels]
 
@@ -174,16 +177,21 @@ def load_captioned(config: "DataConfig", source: str) -> tuple[Captioned, Captio
         return load_scenes(config)
     splits = open_splits(source, config.configuration)
     held_out = _load(config, source, "test", splits)
-    return _load(config, source, "train", splits, held_out), held_out
+    never = _checksums(held_out.pixels[torch.arange(len(held_out.pixels))])
+    return _load(config, source, "train", splits, frozenset(never)), held_out
 
 
 def _load(
-    config: "DataConfig", source: str, split: str, splits: Splits, held_out: CaptionedImages | None = None
+    config: "DataConfig", source: str, split: str, splits: Splits, never: Set[bytes] | None = None
 ) -> CaptionedImages:
-    """What is held out, or else one split without it; what the captions lack is told on stderr."""
+    """One split; what its captions lack is told on stderr.
+
+    Args:
+        never: of pictures to train on, the checksums of those that are held out; none: these themselves are read.
+    """
     check_colour(config.background)
     stored, chosen = choose_rows(source, split, splits)
-    if held_out is None and len(chosen) > MOST_HELD_OUT:
+    if never is None and len(chosen) > MOST_HELD_OUT:
         chosen = [chosen[place * len(chosen) // MOST_HELD_OUT] for place in range(MOST_HELD_OUT)]
     table, place, wanted = splits[stored], f"{source}, {stored} row", set(chosen)
     pictures = image_column_of(source, table.columns, config.image_column)
@@ -199,16 +207,16 @@ def _load(
         raise UserError(f"{source}, {split}: no picture has a caption in {column}: {WAYS}")
     fit = partial(decode, channels=3, size=config.size, resize=config.resize, background=config.background)
     shape = (len(captions), 3, config.size, config.size)
-    stored = StoredPixels(table, pictures, list(captions), place, fit, shape)
-    pixels, changes = stored, f"{math.prod(shape) / 2**30:.1f} GiB of images, each of which is read when it is drawn"
-    if held_out is None or math.prod(shape) <= room():
-        pixels, changes = read_pixels(source, stored.cells(range(len(stored))), shape, fit)
+    there = StoredPixels(table, pictures, list(captions), place, fit, shape)
+    pixels: Tensor | StoredPixels = there
+    changes = f"{math.prod(shape) / 2**30:.1f} GiB of images, each of which is read when it is drawn"
+    if never is None or math.prod(shape) <= room():
+        pixels, changes = read_pixels(source, there.cells(range(len(there))), shape, fit)
     if changes:
         warn(f"{source}, {split}: {changes}")
-    shown = {"shards": stored.shards(), "changes": changes, "place": f"{source}, {split}"}
-    if held_out is not None:
-        shown |= {"flip": config.flip, "never": frozenset(checksums(held_out.pixels))}
-    return CaptionedImages(pixels, [*captions.values()], **shown)
+    flip, never = config.flip and never is not None, never or frozenset()
+    texts, where = [*captions.values()], f"{source}, {split}"
+    return CaptionedImages(pixels, texts, shards=there.shards(), flip=flip, changes=changes, never=never, place=where)
 
 
 def _caption_column(source: str, columns: dict[str, Column], asked: str | None) -> str:

@@ -28,6 +28,7 @@ from fromnoise.terminal import warn
 MEMORY_SHARE = 1 / 3
 """of the machine's memory, what decoded images may take: a step of training takes another third of a small machine's
 (3.6 GiB, with the largest preset), and the third third is everything else's"""
+SMALL_MACHINE = 12 * 2**30  # bytes of memory, where a machine does not say how much it has
 MOST_HELD_OUT = 5000  # of images that come in one split
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target", "digit")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -226,7 +227,8 @@ def _classes(splits: Splits, column: str) -> list[Any]:
 
 def room() -> int:
     """How many bytes of decoded images this process may hold, where one of several on a machine has its share."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    told = hasattr(os, "sysconf")  # on Windows it is not
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if told else SMALL_MACHINE
     return int(MEMORY_SHARE * memory) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
