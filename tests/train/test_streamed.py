@@ -95,3 +95,13 @@ def test_a_clip_is_trained_by_shards(folder):
     settings = {"data.source": str(folder), "data.size": 4, "clip.patch_size": 2, "clip.vocabulary": 520}
     task = ClipTask(load_config("mini-sd-clip").override(settings), str(folder))
     assert task.record.shards == (5,) * 6 and task.rows == 30
+
+
+def test_the_scale_of_latents_is_measured_shard_by_shard(folder, tmp_path, monkeypatch):
+    run, asked = made(folder, tmp_path / "run"), []
+    draw = run.task.pictures.draw
+    monkeypatch.setattr(run.task.pictures, "draw", lambda rows, source: asked.append(rows) or draw(rows, source))
+    run.task.export(run.averaged, tmp_path / "run", torch.float32)
+    (rows,) = asked
+    shards = (rows // 5).unique_consecutive().tolist()
+    assert sorted(shards) == list(range(6)) and rows.sort().values.equal(torch.arange(30))

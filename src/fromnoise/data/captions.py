@@ -206,17 +206,18 @@ def _load(
     if not captions:
         raise UserError(f"{source}, {split}: no picture has a caption in {column}: {WAYS}")
     fit = partial(decode, channels=3, size=config.size, resize=config.resize, background=config.background)
-    shape = (len(captions), 3, config.size, config.size)
-    there = StoredPixels(table, pictures, list(captions), place, fit, shape)
-    pixels: Tensor | StoredPixels = there
-    changes = f"{math.prod(shape) / 2**30:.1f} GiB of images, each of which is read when it is drawn"
-    if never is None or math.prod(shape) <= room():
-        pixels, changes = read_pixels(source, there.cells(range(len(there))), shape, fit)
+    shape, where = (len(captions), 3, config.size, config.size), f"{source}, {split}"
+    stay = StoredPixels(table, pictures, list(captions), place, fit, shape)
+    pixels: Tensor | StoredPixels = stay
+    changes, held_out = "", never is None
+    if held_out or math.prod(shape) <= room():
+        pixels, changes = read_pixels(source, stay.cells(range(len(stay))), shape, fit)
+    else:
+        warn(f"{where}: {math.prod(shape) / 2**30:.1f} GiB of images, each of which is read when it is drawn")
     if changes:
-        warn(f"{source}, {split}: {changes}")
-    flip, never = config.flip and never is not None, never or frozenset()
-    texts, where = [*captions.values()], f"{source}, {split}"
-    return CaptionedImages(pixels, texts, shards=there.shards(), flip=flip, changes=changes, never=never, place=where)
+        warn(f"{where}: {changes}")
+    flip, never, texts = config.flip and not held_out, never or frozenset(), [*captions.values()]
+    return CaptionedImages(pixels, texts, shards=stay.shards(), flip=flip, changes=changes, never=never, place=where)
 
 
 def _caption_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
