@@ -136,6 +136,14 @@ def test_memory_holds_one_shard_as_it_is_stored_and_no_picture(tmp_path, monkeyp
     assert after - before < 20 * picture, "decoded pictures are kept"
 
 
+def test_captions_alone_need_no_picture(folder, monkeypatch):
+    train, _ = load(folder)
+    expected = batch(train, 3)[1]
+    monkeypatch.setattr(captions, "decoded", None)
+    rows = batch_indices(0, 3, 5, train.rows, train.shards)
+    assert train.captions_of(rows, torch.Generator().manual_seed(3)) == expected
+
+
 def test_held_out_pictures_are_drawn_from_no_shard(folder):
     write(folder / "train-00001-of-00002.parquet", [50, 24, 25, 53, 26, 27, 28, 29, 30, 31, 32, 33])
     streamed, in_memory = (load(folder, streamed)[0] for streamed in (True, False))

@@ -40,6 +40,9 @@ class Squares:
         chosen = indices % 8 if self.rows else torch.randint(8, indices.shape, generator=generator)
         return {"colour": chosen}, [f"a {COLOURS[i]} square" for i in chosen.tolist()]
 
+    def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        return self.draw(indices, generator)[1]
+
     def images(self, drawn: dict[str, Tensor]) -> Tensor:
         levels = torch.stack([drawn["colour"] >> bit & 1 for bit in range(3)], 1) * 2.0 - 1  # (B, 3)
         return levels[:, :, None, None].expand(-1, -1, 16, 16)

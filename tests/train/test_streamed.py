@@ -15,7 +15,7 @@ from fromnoise.data.captions import StoredPixels
 from fromnoise.errors import UserError
 from fromnoise.train.config import load_config
 from fromnoise.train.randomness import batch_indices
-from fromnoise.train.tasks.clip import ClipTask
+from fromnoise.train.tasks import clip
 from fromnoise.train.trainer import Trainer
 
 SETTINGS = {"train.dtype": "fp32", "train.compile": "no", "train.device": "cpu", "train.batch_size": 6, "data.size": 4}
@@ -91,10 +91,15 @@ def test_where_pictures_are_kept_does_not_matter(folder, tmp_path, monkeypatch):
         assert values.equal(in_memory.network.state_dict()[name]), name
 
 
-def test_a_clip_is_trained_by_shards(folder):
+def test_a_clip_learns_its_words_from_all_shards_and_reads_few_pictures(folder, monkeypatch):
     settings = {"data.source": str(folder), "data.size": 4, "clip.patch_size": 2, "clip.vocabulary": 520}
-    task = ClipTask(load_config("mini-sd-clip").override(settings), str(folder))
+    learn, decode, texts, pictures = clip.learn_vocabulary, captions.decode, [], []
+    monkeypatch.setattr(captions, "decode", lambda cell, row, **how: pictures.append(row) or decode(cell, row, **how))
+    monkeypatch.setattr(clip, "learn_vocabulary", lambda told, *sizes: texts.extend(told) or learn(told, *sizes))
+    task = clip.ClipTask(load_config("mini-sd-clip").override(settings), str(folder))
     assert task.record.shards == (5,) * 6 and task.rows == 30
+    assert {*texts[:30]} == {f"number {number}" for number in range(30)} and len(texts) == clip.CAPTIONS
+    assert len(pictures) == 4 + 256, "those that are held out, and a batch for the record"
 
 
 def test_the_scale_of_latents_is_measured_shard_by_shard(folder, tmp_path, monkeypatch):

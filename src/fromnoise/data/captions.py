@@ -54,6 +54,9 @@ class Captioned(Protocol):
         It depends on nothing but the arguments. Where there is no end, ``indices`` says no more than how many.
         """
 
+    def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        """The captions alone that `draw` has, for which no picture is read."""
+
     def images(self, drawn: Drawn) -> Tensor:
         """The pictures ``(B, 3, size, size)`` in [-1, 1], on the device of ``drawn``."""
 
@@ -132,9 +135,15 @@ class CaptionedImages:
                 rows[place], pixels[place] = self._instead(rows[place], generator)
         if self.flip:
             pixels = torch.where((mirror < 0.5)[:, None, None, None], pixels.flip(-1), pixels)
+        return {"pixels": pixels}, self._chosen(rows, choice)
+
+    def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        """One of the captions of each picture at ``indices`` ``(B,)``, at random, whether or not it may be drawn."""
+        return self._chosen(indices.tolist(), torch.rand(2, len(indices), generator=generator)[0])
+
+    def _chosen(self, rows: Sequence[int], choice: Tensor) -> list[str]:
         several = [self.captions[row] for row in rows]
-        captions = [of_one[int(u * len(of_one))] for of_one, u in zip(several, choice.tolist(), strict=True)]
-        return {"pixels": pixels}, captions
+        return [of_one[int(u * len(of_one))] for of_one, u in zip(several, choice.tolist(), strict=True)]
 
     def images(self, drawn: Drawn) -> Tensor:
         """The pictures ``(B, 3, S, S)``, float32 in [-1, 1]."""

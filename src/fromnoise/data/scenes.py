@@ -99,6 +99,10 @@ class Scenes:
         drawn, scenes = self.draw_scenes(len(indices), generator)
         return drawn, [scene.caption for scene in scenes]
 
+    def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        """The captions alone of what `draw` has."""
+        return self.draw(indices, generator)[1]
+
     def draw_scenes(self, count: int, generator: torch.Generator) -> tuple[Drawn, list[Scene]]:
         """What so many pictures are made from, and what each shows."""
         attributes = _Attributes.drawn(count, self.combinations, generator)
