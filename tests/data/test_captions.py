@@ -158,11 +158,29 @@ def test_a_picture_that_is_held_out_is_not_trained_on_under_another_name(tmp_pat
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4), grey).save(path)
         path.with_suffix(".txt").write_text(name)
-    assert by_grey(load(tmp_path / "p")[0]) == {1: ["train/1"], 2: ["train/2"]}
-    assert "1 of 3 pictures are held out, too, and left out here" in capfd.readouterr().err
+    train, _ = load(tmp_path / "p")
+    rows, seen = {grey: row for row, grey in enumerate(train.pixels[:, 0, 0, 0].tolist())}, set()
+    for seed in range(64):
+        drawn, captions = draw(train, seed, (rows[1], rows[4], rows[2]))
+        greys = drawn["pixels"][:, 0, 0, 0].tolist()
+        assert captions == [f"train/{grey}" for grey in greys]
+        assert (greys[0], greys[2]) == (1, 2)
+        seen.add(greys[1])
+    assert seen == {1, 2}, "the others are not drawn in its place at random"
+    assert capfd.readouterr().err.count("some pictures are held out, too: others are drawn in their place") == 1
     for grey in (1, 2):
         (tmp_path / "p" / "train" / f"{grey}.png").unlink()
-    assert refused(tmp_path / "p").endswith("none is left to train on: give others")
+    with pytest.raises(UserError, match="each picture is held out, too, and none is left to train on: give others"):
+        draw(load(tmp_path / "p")[0], 0, (0,))
+
+
+def test_of_a_large_test_split_some_are_held_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("fromnoise.data.captions.MOST_HELD_OUT", 4)
+    for split, greys in {"train": (100, 101), "test": range(10, 20)}.items():
+        pictures(tmp_path / "p" / split, greys)
+        metadata(tmp_path / "p" / split, *({"file_name": f"{grey}.png", "text": f"{grey}"} for grey in greys))
+    train, held_out = load(tmp_path / "p")
+    assert by_grey(held_out).keys() == {10, 12, 15, 17} and by_grey(train).keys() == {100, 101}
 
 
 # What is drawn
@@ -259,9 +277,3 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     (folder / "metadata.jsonl").unlink()
     (folder / "0.txt").write_bytes(b"\xff")
     assert "0.txt cannot be read" in refused(folder)
-
-
-def test_what_would_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("fromnoise.data.images.MAX_GIB", 1e-9)
-    folder = metadata(pictures(tmp_path / "p", range(4)), *({"file_name": f"{g}.png", "text": "x"} for g in range(4)))
-    assert "of memory, more than" in refused(folder)

@@ -1,4 +1,5 @@
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -215,14 +216,14 @@ def test_train_and_the_images_kept_from_it_never_overlap(tmp_path):
 
 @pytest.mark.parametrize(("total", "kept"), [(2, 1), (19, 1), (40, 2), (60_000, 3000), (1_000_000, 5000)])
 def test_how_many_images_are_kept(total, kept):
-    splits = {"train": Table({}, total, lambda name: ())}
+    splits = {"train": Table({}, total, lambda name: (), lambda name, row: None)}
     (_, train), (_, test) = (module.choose_rows("x", split, splits) for split in ("train", "test"))
     assert len(test) == kept and sorted([*train, *test]) == list(range(total))
 
 
 def test_splits_by_name():
     sizes = {"train": 9, "validation": 3, "test": 2, "extra": 4}
-    splits = {name: Table({}, rows, lambda name: ()) for name, rows in sizes.items()}
+    splits = {name: Table({}, rows, lambda name: (), lambda name, row: None) for name, rows in sizes.items()}
     assert [module.choose_rows("x", split, splits) for split in sizes] == [(k, range(v)) for k, v in sizes.items()]
 
 
@@ -355,8 +356,19 @@ def test_more_than_8_bits(tmp_path):
 
 
 def test_more_images_than_the_memory_holds(cats_and_dogs, monkeypatch):
-    monkeypatch.setattr(module, "MAX_GIB", 1e-9)
-    refusal("GiB of memory", "more than 1e-09", source=cats_and_dogs)
+    monkeypatch.setattr(module, "room", lambda: 10)
+    refusal("GiB of memory", "more than the 0.0", source=cats_and_dogs)
+
+
+def test_a_third_of_the_memory_is_for_images(monkeypatch):
+    """And less for each of several processes; Linux says how much there is."""
+    lines = pathlib.Path("/proc/meminfo")
+    if lines.exists():
+        total = 1024 * int(lines.read_text().split()[1])
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        assert module.room() == pytest.approx(total / 3, rel=0.01)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert module.room() == pytest.approx(total / 12, rel=0.01)
 
 
 # sources that cannot be used

@@ -31,7 +31,7 @@ CONFIG = TrainingConfig(name="tiny-clip", task="clip").override(
 class Squares:
     """Pictures of one colour each, with its name as the caption; as many of them as ``rows``."""
 
-    size = 16
+    size, shards = 16, ()
 
     def __init__(self, rows: int | None = None):
         self.rows = rows
@@ -39,6 +39,9 @@ class Squares:
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], list[str]]:
         chosen = indices % 8 if self.rows else torch.randint(8, indices.shape, generator=generator)
         return {"colour": chosen}, [f"a {COLOURS[i]} square" for i in chosen.tolist()]
+
+    def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        return self.draw(indices, generator)[1]
 
     def images(self, drawn: dict[str, Tensor]) -> Tensor:
         levels = torch.stack([drawn["colour"] >> bit & 1 for bit in range(3)], 1) * 2.0 - 1  # (B, 3)

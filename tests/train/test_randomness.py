@@ -2,7 +2,7 @@
 
 import torch
 
-from fromnoise.train.randomness import batch_indices, generator_for, step_draws
+from fromnoise.train.randomness import batch_indices, generator_for, shuffled, step_draws
 
 SHAPE = (16, 1, 4, 4)
 MIXED = "uniform-and-logit-normal"
@@ -74,3 +74,28 @@ def test_every_image_comes_once_an_epoch_in_a_new_order():
 def test_a_batch_may_span_epochs():
     stream = torch.cat([batch_indices(5, step, 7, 3) for step in range(6)])
     assert stream.view(-1, 3).sort(dim=1).values.equal(torch.arange(3).expand(14, 3))
+
+
+def test_shards_come_one_after_the_other_in_a_new_order_each_epoch():
+    sizes = (5, 1, 9, 6)
+    parts = torch.arange(21).split(sizes)
+    stream = torch.cat([batch_indices(3, step, 7, 21, sizes) for step in range(3 * 40)])
+    orders, within = set(), set()
+    for epoch in stream.view(40, 21):
+        of_shard = torch.bucketize(epoch, torch.tensor([5, 6, 15]), right=True)
+        order = of_shard.unique_consecutive().tolist()
+        assert sorted(order) == [0, 1, 2, 3], "a shard is gone back to"
+        orders.add(tuple(order))
+        for shard, drawn in zip(order, epoch.split([sizes[shard] for shard in order]), strict=True):
+            assert drawn.sort().values.equal(parts[shard])
+            within.add((shard, tuple(drawn.tolist())))
+    assert len(orders) > 15, "of 24 orders of the shards"
+    assert sum(shard == 2 for shard, _ in within) == 40, "rows come in the same order twice"
+
+
+def test_what_is_one_shard_has_the_order_of_what_is_in_none():
+    for count in (1, 2, 50):
+        orders = [shuffled(count, shards, torch.Generator().manual_seed(7)) for shards in ((), (count,))]
+        assert orders[0].equal(orders[1]) and orders[0].equal(
+            torch.randperm(count, generator=torch.Generator().manual_seed(7))
+        )

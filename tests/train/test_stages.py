@@ -21,7 +21,7 @@ from fromnoise.models import open_model
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
 from fromnoise.train import run as runs
-from fromnoise.train.config import DataConfig, PartsConfig, TrainingConfig, dump_config, load_config, preset_names
+from fromnoise.train.config import DataConfig, PartsConfig, TrainingConfig, dump_config, load_config
 from fromnoise.train.folder import STAGES, STAGES_FILE, locked
 from fromnoise.train.run import command
 from fromnoise.train.stages import Shared, SharedData, SharedLoop, load_stages, train_stages
@@ -403,10 +403,12 @@ def test_bad_lists(tmp_path, text, told):
 def test_mini_sd_is_a_list():
     stages = load_stages("mini-sd")
     assert stages.name == "mini-sd" and stages.stages == tuple(
-        f"mini-sd-{name}" for name in ("autoencoder", "clip", "unet")
+        f"mini-sd-{name}" for name in ("autoencoder", "clip", "unet", "joint")
     )
-    tasks = [load_config(name).task for name in stages.stages if name in preset_names()]
-    assert tasks == ["autoencoder", "clip", "denoising"][: len(tasks)]
+    configs = [load_config(name) for name in stages.stages]
+    assert [config.task for config in configs] == ["autoencoder", "clip", "denoising", "denoising"]
+    assert [config.parts.train_text_encoder for config in configs] == [False, False, False, True]
+    assert configs[-1].network == configs[-2].network and configs[-1].diffusion == configs[-2].diffusion
     assert load_stages("mnist") is None and load_stages(str(TINY)) is None and load_stages("nonsense") is None
     with pytest.raises(UserError, match="mini-sd is a list of stages: "):
         load_config("mini-sd")

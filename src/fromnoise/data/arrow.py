@@ -2,17 +2,25 @@
 
 import logging
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fromnoise.configs import load
-from fromnoise.data.table import SPLITS, Column, Datasets, File, Splits, Table, assembled, named
+from fromnoise.data.table import SPLITS, Column, Datasets, File, Splits, Table, assembled
 from fromnoise.errors import UserError, told
 
 if TYPE_CHECKING:
-    from pyarrow.dataset import Dataset
+    import pyarrow
+    from pyarrow.dataset import Dataset, FileSystemDataset
+
+SHARD_BYTES = 2**28
+"""of a parquet file, so much is in memory at a time, as it is stored: several groups of rows, or one that is larger"""
+Shard = tuple[int, "Dataset"]  # the number of its rows, and these
 
 
 def read_saved(folder: Path) -> Splits:
@@ -33,7 +41,7 @@ def _saved(folder: Path) -> Table:
         if not path.is_file():  # opening a pipe would never end
             raise UserError(f"{path} is not a file")
         tables.append(pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all())
-    return _table(pyarrow.dataset.dataset(pyarrow.concat_tables(tables)), folder)
+    return _mapped(pyarrow.concat_tables(tables), folder)
 
 
 def read_parquet(files: Sequence[File]) -> tuple[Datasets, list[File]]:
@@ -54,23 +62,56 @@ def read_parquet(files: Sequence[File]) -> tuple[Datasets, list[File]]:
 
         with told(f"cannot read {files[0].path} as a dataset"):
             paths, local = [str(file.path) for file in files], pyarrow.fs.LocalFileSystem()
-            return _table(pyarrow.dataset.dataset(paths, format="parquet", filesystem=local), files[0].path)
+            dataset = pyarrow.dataset.dataset(paths, format="parquet", filesystem=local)
+            return _table(dataset, files[0].path, [*_shards(dataset)])
 
     used = [file for file in files if file.below.suffix.lower() == ".parquet" and file.path.is_file()]  # in no zip
     return assembled(used, place, table), used
 
 
-def _table(dataset: "Dataset", place: Path | str) -> Table:
+def _mapped(table: "pyarrow.Table", place: Path | str) -> Table:
+    """A table in memory-mapped files, of which any row can be read by itself."""
+    import pyarrow.dataset
+
+    dataset = pyarrow.dataset.dataset(table)
+    return _table(dataset, place, [(table.num_rows, dataset)])
+
+
+def _shards(dataset: "FileSystemDataset") -> Iterator[Shard]:
+    """The groups of rows of parquet files; of one file, small ones are one shard, as rows are shuffled within one."""
+    for file in dataset.get_fragments():
+        together: list[list[Any]] = [[]]
+        for group in file.row_groups:
+            if sum(one.total_byte_size for one in [*together[-1], group]) > SHARD_BYTES:
+                together.append([])
+            together[-1].append(group)
+        for groups in filter(None, together):
+            part = file.subset(row_group_ids=[group.id for group in groups])
+            yield sum(group.num_rows for group in groups), type(dataset)([part], dataset.schema, dataset.format)
+
+
+def _table(dataset: "Dataset", place: Path | str, shards: Sequence[Shard]) -> Table:
     """A table whose rows are read a few at a time; ``place`` names it in errors."""
     from datasets import Features
 
     def values(column: str) -> Iterator[Any]:
         with told(f"cannot read {place} as a dataset"):
             for batch in dataset.to_batches(columns=[column], batch_size=32, batch_readahead=1, fragment_readahead=1):
-                yield from named(batch.column(0).to_pylist(), columns[column])
+                yield from map(columns[column].named, batch.column(0).to_pylist())
 
+    @lru_cache(maxsize=1)
+    def shard(column: str, number: int) -> "pyarrow.ChunkedArray":
+        with told(f"cannot read {place} as a dataset"):
+            return shards[number][1].to_table(columns=[column]).column(0)
+
+    def value(column: str, row: int) -> Any:
+        number = bisect_right(starts, row) - 1
+        return columns[column].named(shard(column, number)[row - starts[number]].as_py())
+
+    sizes = tuple(rows for rows, _ in shards)
+    starts = [0, *accumulate(sizes)]
     columns = {name: _column(feature) for name, feature in Features.from_arrow_schema(dataset.schema).items()}
-    return Table(columns, dataset.count_rows(), values)
+    return Table(columns, dataset.count_rows(), values, value, sizes)
 
 
 def _column(feature: Any) -> Column:
@@ -86,7 +127,6 @@ def _column(feature: Any) -> Column:
 
 def read_hub(source: str, configuration: str | None) -> Splits:
     """A dataset of the hub, without a word of ``datasets``; without a network, its copy in the cache."""
-    import pyarrow.dataset
     from datasets import are_progress_bars_disabled, config, disable_progress_bars, enable_progress_bars, load_dataset
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import constants, get_session
@@ -116,4 +156,4 @@ def read_hub(source: str, configuration: str | None) -> Splits:
                 way = f"choose one with --data.configuration: {several[1].replace(chr(39), '')}"
                 raise UserError(f"{source} has several datasets: {way}") from error
             raise
-        return {name: _table(pyarrow.dataset.dataset(split.data.table), source) for name, split in found.items()}
+        return {name: _mapped(split.data.table, source) for name, split in found.items()}

@@ -5,13 +5,14 @@ Hugging Face hub. Every image is decoded once; a batch is then an index and a di
 """
 
 import gzip
+import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import distribution
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,11 @@ from fromnoise.data.table import SPLITS, Column, Splits, in_memory, local
 from fromnoise.errors import UserError
 from fromnoise.terminal import warn
 
-MAX_GIB = 8  # more decoded images than this are refused
+MEMORY_SHARE = 1 / 3
+"""of the machine's memory, what decoded images may take: a step of training takes another third of a small machine's
+(3.6 GiB, with the largest preset), and the third third is everything else's"""
+SMALL_MACHINE = 12 * 2**30  # bytes of memory, where a machine does not say how much it has
+MOST_HELD_OUT = 5000  # of images that come in one split
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target", "digit")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -122,8 +127,7 @@ def load_images(
         numbers = {name: number for number, name in enumerate(classes)}
         found = [*table.values(label_column)]
         if (wrong := next((row for row in rows if found[row] not in numbers), None)) is not None:
-            image = next(islice(table.values(column), wrong, None))
-            what = f"{place_of(image, f'{place} {wrong}')}: label {found[wrong]} is no class"
+            what = f"{place_of(table.value(column, wrong), f'{place} {wrong}')}: label {found[wrong]} is no class"
             raise NoLabels(f"{what}: choose a split or column with labels")
         labels, class_names = torch.tensor([numbers[found[row]] for row in rows]), tuple(map(str, classes))
     cells = ((f"{place} {row}", cell) for row, cell in enumerate(table.values(column)) if row in chosen)
@@ -186,7 +190,7 @@ def choose_rows(source: str, split: str, splits: Splits) -> tuple[str, Sequence[
     rows: Sequence[int] = range(sizes[stored])
     if stored == _stored("train", sizes) == _stored("test", sizes):
         order = torch.randperm(sizes[stored], generator=torch.Generator().manual_seed(0)).tolist()
-        held_out = min(max(1, len(order) // 20), 5000)
+        held_out = min(max(1, len(order) // 20), MOST_HELD_OUT)
         rows = sorted(order[held_out:] if SPLITS.get(split.lower()) == "train" else order[:held_out])
     if not rows:
         raise UserError(f"{source} has no image for its split '{split}': it holds {sum(sizes.values())} in all")
@@ -227,18 +231,37 @@ def _classes(splits: Splits, column: str) -> list[Any]:
     return sorted(classes, key=lambda value: (isinstance(value, str), value))
 
 
+def room() -> int:
+    """How many bytes of decoded images this process may hold, where one of several on a machine has its share."""
+    told = hasattr(os, "sysconf")  # on Windows it is not
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if told else SMALL_MACHINE
+    return int(MEMORY_SHARE * memory) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def read_pixels(
     source: str, cells: Iterable[tuple[str, Any]], shape: tuple[int, ...], fit: Callable[[Any, str], Decoded]
 ) -> tuple[Tensor, str]:
     """All images, decoded one at a time, uint8 of ``shape`` ``(N, C, H, W)``, and what was done to them, in words."""
-    if (gib := np.prod(shape, dtype=float) / 2**30) > MAX_GIB:
-        need = f"{gib:.1f} GiB of memory, more than {MAX_GIB}"
-        raise UserError(f"{source} would take {need}: use fewer or smaller images")
-    pixels, done = np.empty(shape, np.uint8), Counter[str]()
-    bar = tqdm(cells, f"reading {source}", len(pixels), unit="image", leave=False, delay=1, disable=None)
+    if (need := math.prod(shape)) > room():
+        what = f"{need / 2**30:.1f} GiB of memory, more than the {room() / 2**30:.1f} that there are for images"
+        raise UserError(f"{source} would take {what}: use fewer or smaller images")
+    done = Counter[str]()
+    bar = tqdm(cells, f"reading {source}", shape[0], unit="image", leave=False, delay=1, disable=None)
+    pixels = decoded(bar, shape, fit, done)
+    total = f"of {len(pixels)} images"
+    return pixels, "; ".join(f"{number} {total} {what}" for what, number in done.items())
+
+
+def decoded(
+    cells: Iterable[tuple[str, Any]],
+    shape: tuple[int, ...],
+    fit: Callable[[Any, str], Decoded],
+    done: Counter[str] | None = None,
+) -> Tensor:
+    """Images, decoded one at a time, uint8 of ``shape`` ``(N, C, H, W)``; ``done`` counts what was done to them."""
+    pixels, done = np.empty(shape, np.uint8), Counter() if done is None else done
     with own_limits():
-        for index, (row, cell) in enumerate(bar):
+        for index, (row, cell) in enumerate(cells):
             pixels[index], changes = fit(cell, row)
             done.update(changes)
-    total = f"of {len(pixels)} images"
-    return torch.from_numpy(pixels), "; ".join(f"{number} {total} {what}" for what, number in done.items())
+    return torch.from_numpy(pixels)

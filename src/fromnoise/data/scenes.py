@@ -88,6 +88,7 @@ class Scenes:
     """Scenes of the given things; those that are held out show all combinations of attributes."""
 
     rows: int | None = None
+    shards: tuple[int, ...] = ()
 
     def __init__(self, things: Things, size: int = LENGTHS_FOR, held_out: bool = False) -> None:
         self.things, self.size, self.held_out = things, size, held_out
@@ -97,6 +98,10 @@ class Scenes:
         """What ``len(indices)`` pictures are made from, and their captions, see `Captioned`."""
         drawn, scenes = self.draw_scenes(len(indices), generator)
         return drawn, [scene.caption for scene in scenes]
+
+    def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        """The captions alone of what `draw` has."""
+        return self.draw(indices, generator)[1]
 
     def draw_scenes(self, count: int, generator: torch.Generator) -> tuple[Drawn, list[Scene]]:
         """What so many pictures are made from, and what each shows."""

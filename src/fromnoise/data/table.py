@@ -1,7 +1,7 @@
 """A dataset as it is stored: columns that are read value by value, so that memory holds only what is kept."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -31,6 +31,10 @@ class Column:
     kind: Literal["images", "numbers", "text", "other"]
     names: tuple[str, ...] = ()  # of the classes, where they are promised; these names are the values then
 
+    def named(self, value: Any) -> Any:
+        """A value, or the name of the class whose number it is."""
+        return self.names[value] if value in range(len(self.names)) else value
+
 
 @dataclass(frozen=True)
 class Table:
@@ -42,6 +46,10 @@ class Table:
     columns: dict[str, Column]
     rows: int
     values: Callable[[str], Iterable[Any]]  # of a column, in the order of the rows; it can be called again
+    value: Callable[[str, int], Any]  # of a column, in one row
+    shards: tuple[int, ...] = ()
+    """how many rows each part has, one after the other, that `value` must read as a whole, and of which it keeps the
+    last; empty: any row can be read by itself"""
 
 
 Splits = dict[str, Table]
@@ -69,12 +77,11 @@ def in_memory(values: dict[str, Any], classes: tuple[str, ...] = ()) -> Table:
         text = kinds and kinds <= {str, bool}
         columns[name] = Column("numbers" if kinds == {int} else "text" if text else "other")
     columns |= {"image": Column("images")} | ({"label": Column("text", classes)} if classes else {})
-    return Table(columns, len(values["image"]), lambda name: named(values[name], columns[name]))
 
+    def value(name: str, row: int) -> Any:
+        return columns[name].named(values[name][row])
 
-def named(values: Iterable[Any], column: Column) -> Iterator[Any]:
-    """Values in which the numbers of classes that have names have become these."""
-    return (column.names[value] if value in range(len(column.names)) else value for value in values)
+    return Table(columns, len(values["image"]), lambda name: map(columns[name].named, values[name]), value)
 
 
 def local(source: str) -> Path | None:

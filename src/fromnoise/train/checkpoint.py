@@ -35,7 +35,7 @@ Groups = dict[str, dict[str, Tensor]]
 """tensors by name, in groups (weights, averages, optimiser) of which each is one file"""
 
 STATE, CHECKSUMS = "state.json", "checksums.json"
-RECORDED = 256  # captioned pictures by which data is recognised
+RECORDED, RECORDED_SHARDS = 256, 8  # captioned pictures by which data is recognised, and of how many shards they are
 HEADER_BYTES = 2**24  # what a safetensors file may have beside the numbers
 
 
@@ -49,6 +49,8 @@ class DataRecord:
     class_names: tuple[str, ...] | None
     parts: int = 0
     """of the frozen networks that it is encoded by, and of their tokeniser; 0: there are none"""
+    shards: tuple[Count, ...] = ()
+    """how many images each shard has, if they are read by shards, on which their order depends"""
 
     @classmethod
     def of(cls, data: Images) -> "DataRecord":
@@ -58,16 +60,27 @@ class DataRecord:
 
     @classmethod
     def of_captioned(cls, data: Captioned) -> "DataRecord":
-        """The record of captioned pictures, by 256 of them, evenly spread; 0 images if they are drawn without end."""
-        count = RECORDED if data.rows is None else min(RECORDED, data.rows)
-        indices = torch.arange(count) * (data.rows or count) // count
+        """The record of captioned pictures; 0 images if they are drawn without end.
+
+        It covers the number of pictures in each shard, and 256 pictures and captions, evenly spread over all, or over 8
+        shards if there are more.
+        """
+        parts = torch.arange(data.rows or RECORDED).split([*data.shards] or (data.rows or RECORDED))
+        chosen = [parts[number] for number in _spread(len(parts), RECORDED_SHARDS)]
+        indices = torch.cat([part[_spread(len(part), RECORDED // len(chosen))] for part in chosen])
         drawn, captions = data.draw(indices, torch.Generator().manual_seed(0))
         pictures = captioned = 0
         for name in sorted(drawn):
             pictures = zlib.crc32(drawn[name].contiguous().numpy().tobytes(), pictures)
         for caption in captions:
             captioned = zlib.crc32(caption.encode(), captioned)
-        return cls(data.rows or 0, pictures, captioned, None)
+        return cls(data.rows or 0, pictures, captioned, None, shards=data.shards)
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """The numbers 0 to ``count - 1``, or ``most`` of them, evenly spread."""
+    chosen = min(count, most)
+    return torch.arange(chosen) * count // chosen
 
 
 @dataclass(frozen=True)

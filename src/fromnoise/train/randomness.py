@@ -4,6 +4,7 @@ Nothing is carried from one step to the next, so a resumed run draws what the un
 process of several draws the whole batch's and takes its share, so that no draw depends on who makes it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,20 +55,31 @@ def step_draws(
     )
 
 
-def batch_indices(seed: int, step: int, batch: int, count: int | None) -> Tensor:
+def batch_indices(seed: int, step: int, batch: int, count: int | None, shards: Sequence[int] = ()) -> Tensor:
     """Which of ``count`` images make up step number ``step`` (from 0): ``(batch,)``; of endless ones, the next few.
 
-    The images are gone through in a new order each epoch; an epoch's last images and the next one's first may share
-    a batch.
+    The images are gone through in a new order each epoch, as `shuffled` has them; an epoch's last images and the next
+    one's first may share a batch.
     """
     position = step * batch + torch.arange(batch)
     if count is None:
         return position
     epochs = position // count
-    orders = ((_epoch_order(seed, int(epoch), count), epochs == epoch) for epoch in epochs.unique())
+    orders = ((_epoch_order(seed, int(epoch), count, tuple(shards)), epochs == epoch) for epoch in epochs.unique())
     return torch.cat([order[position[within] % count] for order, within in orders])
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    return torch.randperm(count, generator=generator_for(seed, 0, epoch))
+def _epoch_order(seed: int, epoch: int, count: int, shards: tuple[int, ...]) -> Tensor:
+    return shuffled(count, shards, generator_for(seed, 0, epoch))
+
+
+def shuffled(count: int, shards: Sequence[int], generator: torch.Generator) -> Tensor:
+    """The numbers 0 to ``count - 1``, ``(count,)``, one shard after the other: both they and what is in each shuffled.
+
+    Args:
+        shards: how many numbers each shard has, ``count`` together; none: all are one.
+    """
+    parts = torch.arange(count).split([*shards] or count)
+    order = torch.randperm(len(parts), generator=generator).tolist()
+    return torch.cat([parts[shard][torch.randperm(len(parts[shard]), generator=generator)] for shard in order])

@@ -121,7 +121,8 @@ class Trainer:
     def take_step(self) -> Step:
         """One optimiser step on the next batch."""
         loop = self.config.train
-        indices = batch_indices(loop.seed, self.step, loop.batch_size, self.task.rows)
+        task = self.task
+        indices = batch_indices(loop.seed, self.step, loop.batch_size, task.rows, task.record.shards)
         batch = self.task.batch(indices, loop.seed, self.step)
         shares, mine = self.accelerator.num_processes, self.accelerator.process_index
         batch = on_device({name: values.chunk(shares)[mine] for name, values in batch.items()}, self.device)

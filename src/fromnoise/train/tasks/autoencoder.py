@@ -18,7 +18,7 @@ from fromnoise.models.saving import save_autoencoder
 from fromnoise.nn.autoencoder import Autoencoder, AutoencoderConfig
 from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import TrainingConfig
-from fromnoise.train.randomness import generator_for
+from fromnoise.train.randomness import generator_for, shuffled
 from fromnoise.train.task import Batch, device_of, on_device
 
 VALIDATION_IMAGES = 512
@@ -131,7 +131,7 @@ class AutoencoderTask:
     def _batches(self, pictures: Captioned, count: int, size: int = MEASURED_TOGETHER) -> Iterator[Drawn]:
         """What up to ``count`` pictures are made from, always the same ones, in batches."""
         count = count if pictures.rows is None else min(count, pictures.rows)
-        order = torch.randperm(pictures.rows or count, generator=generator_for(0, 8))[:count]
+        order = shuffled(pictures.rows or count, pictures.shards, generator_for(0, 8))[:count]
         for number, part in enumerate(order.split(size)):
             yield pictures.draw(part, generator_for(0, 9, number))[0]
 

@@ -147,14 +147,13 @@ def _learned(images: Captioned, config: TrainingConfig) -> tuple[Vocabulary, Dat
         raise UserError(f"clip.vocabulary {clip.vocabulary} is less than {SMALLEST}, which any text can be told in")
     if clip.max_length < 3:
         raise UserError("clip.max_length leaves no room between what begins and what ends a caption: give 3 or more")
-    captions: list[str] = []
-    checksum = 0
-    for step in range(math.ceil(CAPTIONS / part)):
-        indices = batch_indices(config.train.seed, step, part, images.rows)
-        drawn, more = images.draw(indices, generator_for(config.train.seed, 9, step))
-        if step == 0:
-            for name in sorted(drawn):
-                checksum = zlib.crc32(drawn[name].contiguous().numpy().tobytes(), checksum)
-        captions += more
-    record = DataRecord(images.rows or 0, checksum, zlib.crc32("\n".join(captions).encode()), None)
+    seed, captions, checksum = config.train.seed, list[str](), 0
+    first = batch_indices(seed, 0, part, images.rows, images.shards)
+    drawn, _ = images.draw(first, generator_for(seed, 9, 0))
+    for name in sorted(drawn):
+        checksum = zlib.crc32(drawn[name].contiguous().numpy().tobytes(), checksum)
+    for step in range(math.ceil(CAPTIONS / part)):  # of all shards
+        captions += images.captions_of(batch_indices(seed, step, part, images.rows), generator_for(seed, 9, step))
+    texts = zlib.crc32("\n".join(captions).encode())
+    record = DataRecord(images.rows or 0, checksum, texts, None, shards=images.shards)
     return learn_vocabulary(captions, clip.vocabulary, clip.max_length), record
