@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 		--out out/mnist-conditional.png
 	$(BIN)/fromnoise sample mini-sd --prompt "a large red seven on a blue background" --prompt "4 in white, top right, on black" \
 		--prompt "a big yellow two above a small red one on green" --prompt "a small purple zero on the left, on orange" \
-		--steps 15 --guidance 3 --out out/mini-sd.png
+		--steps 15 --guidance 5 --out out/mini-sd.png
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
