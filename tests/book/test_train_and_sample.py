@@ -13,7 +13,8 @@ TINY = Path(__file__).parents[1] / "train" / "tiny.toml"
 
 
 @pytest.mark.parametrize(
-    ("chapter", "conditional"), [("05-simple-diffusion", False), ("06-conditional-diffusion", True)]
+    ("chapter", "conditional"),
+    [pytest.param("05-simple-diffusion", False, marks=pytest.mark.slow), ("06-conditional-diffusion", True)],
 )
 def test_the_notebook_trains_where_there_is_no_ready_model(chapter, conditional, tmp_path):
     preset = tmp_path / "tiny.toml"
