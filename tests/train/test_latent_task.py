@@ -95,6 +95,8 @@ def test_a_text_encoder_is_trained_with_its_network(config, tmp_path):
     frozen.network.load_state_dict(trainer.network.unet.state_dict())
     assert torch.allclose(task.loss(trainer.network, batch), frozen.loss(frozen.network, batch), atol=1e-6)
     before = trainer.task.data.text_encoder.state_dict()
+    begun = trainer.network.text_encoder.state_dict()
+    assert all(torch.equal(begun[name], weight) for name, weight in before.items())
     for _ in range(3):
         trainer.take_step()
     after = trainer.network.text_encoder.state_dict()
