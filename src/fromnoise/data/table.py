@@ -90,6 +90,11 @@ def local(source: str) -> Path | None:
     return path if source not in ("", "digits") and os.path.exists(path) else None
 
 
+def resolved(source: str) -> str:
+    """A local source by its whole path, which is the same from anywhere; another as it is."""
+    return source if (path := local(source)) is None else str(path.resolve())
+
+
 def source_name(source: str) -> str:
     """What data is called: its hub id, or the name of its folder, whose content may differ from that of the hub id."""
     path = Path(os.path.expanduser(source))

@@ -12,21 +12,20 @@ import tomli_w
 from annotated_types import Ge, Lt, MinLen
 
 from fromnoise.configs import Count, Counts, Fraction, Made, Positive, load, read
-from fromnoise.data.table import local, source_name
+from fromnoise.data.table import local, resolved, source_name
 from fromnoise.errors import UserError
 
 PRESETS = Path(__file__).parents[1] / "presets"
-LOOKED_AT = {f"train.{name}_every" for name in ("log", "validate", "preview", "checkpoint")} | {
-    "train.keep_checkpoints"
-}
+LOOKED_AT = {f"train.{name}" for name in ("log_every", "validate_every", "preview_every", "checkpoint_every")}
+LOOKED_AT.add("train.keep_checkpoints")
 """how often something is looked at or kept, which changes nothing else"""
 EMOJI = ("emoji", "emoji-200")
 """the things that are drawn by a font"""
 MAY_CHANGE = LOOKED_AT | {f"train.{name}" for name in ("steps", "learning_rate", "final_learning_rate", "warmup_steps")}
-MAY_CHANGE |= {"data.digits", "data.things", "data.font", "data.caption_column"}
-MAY_CHANGE |= {"train.device", "train.dtype", "train.compile"}
-MAY_CHANGE |= {"parts.autoencoder", "parts.clip", "parts.unet"}
-MAY_CHANGE |= {f"data.{name}" for name in ("source", "image_column", "label_column", "licence")}
+MAY_CHANGE |= {f"train.{name}" for name in ("device", "dtype", "compile")}
+MAY_CHANGE |= {f"data.{name}" for name in ("source", "digits", "things", "font", "licence")}
+MAY_CHANGE |= {f"data.{name}_column" for name in ("image", "label", "caption")}
+MAY_CHANGE |= {f"parts.{name}" for name in ("autoencoder", "clip", "unet")}
 """what may differ between a run and its resumption: also where the data and the parts come from, whose checksums
 are compared"""
 
@@ -73,10 +72,10 @@ class DataConfig:
         """What decides what the images show, folders and files by their paths: the source, of scenes also the things,
         and of emoji the font. Digits are the same wherever they lie."""
         if self.source != "scenes":
-            return (_place(self.source),)
+            return (resolved(self.source),)
         if self.things in EMOJI:
-            return ("scenes", self.things, _place(self.font) or "the font that is found")
-        return ("scenes", self.things if self.things == "digits" else _place(self.things))
+            return ("scenes", self.things, resolved(self.font) or "the font that is found")
+        return ("scenes", self.things if self.things == "digits" else resolved(self.things))
 
     @property
     def title(self) -> str:
@@ -86,10 +85,6 @@ class DataConfig:
         if self.things in EMOJI:
             return f"scenes of {self.things}" + (f" from {source_name(self.font)}" if self.font else "")
         return f"scenes of {source_name(self.things)}"
-
-
-def _place(source: str) -> str:
-    return source if (path := local(source)) is None else str(path.resolve())
 
 
 @dataclass(frozen=True)

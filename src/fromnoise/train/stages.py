@@ -17,7 +17,7 @@ from annotated_types import MinLen
 
 from fromnoise import signals
 from fromnoise.configs import Made, load, read
-from fromnoise.data.table import local
+from fromnoise.data.table import resolved
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, check_writable, remove_partial
 from fromnoise.sampling.request import unset
@@ -278,12 +278,11 @@ def _text(config: StagesConfig) -> str:
 
 def _absolute(shared: Shared) -> Shared:
     """The same, with folders and files that can be found from anywhere."""
-    places = {"source": shared.source, **vars(shared.data)}
+    places = {name: text for name, text in vars(shared.data).items() if text}
     if shared.data.things in EMOJI:
         del places["things"]
-    known = {name: str(path.resolve()) for name, text in places.items() if text and (path := local(text))}
-    source = known.pop("source", shared.source)
-    return dataclasses.replace(shared, source=source, data=dataclasses.replace(shared.data, **known))
+    data = dataclasses.replace(shared.data, **{name: resolved(text) for name, text in places.items()})
+    return dataclasses.replace(shared, source=resolved(shared.source) if shared.source else shared.source, data=data)
 
 
 def _stages(config: StagesConfig, out: Path, shared: Shared, resume: bool) -> list[Stage]:
