@@ -31,15 +31,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(there[0] if name == "auto" else name)
 
 
-def rows_at_a_time(config: UNetConfig, device: torch.device) -> int:
+def rows_at_a_time(config: UNetConfig, device: torch.device, many: bool = False) -> int:
     """How many rows a network is always shown at a time: a power of two, smaller for large images and wide networks.
 
     Matrix products and convolutions choose their algorithm by the shape of what they get, and round differently.
     With this number fixed by the network, not by the request, an image does not depend on the batch that it is in.
     On a CPU, 16 rows make up for what each call costs within a tenth, and whoever asks for a few images does not wait
-    for many. A prompt is mostly drawn once, and its guided step has two rows.
+    for many. A prompt is mostly drawn once, and its guided step has two rows; where a model is measured by ``many``
+    prompts, they are shown as other images are.
     """
-    most, room = (16 if config.context_dim is None else 2, 2**21) if device.type == "cpu" else (64, 2**23)
+    most, room = (16 if config.context_dim is None or many else 2, 2**21) if device.type == "cpu" else (64, 2**23)
     fitting = room // (config.channels[0] * config.sample_size**2)
     return 1 << min(most, max(1, fitting)).bit_length() - 1
 

@@ -47,6 +47,7 @@ class Captioned(Protocol):
     rows: int | None  # how many there are; none: they are drawn without end
     shards: tuple[int, ...]  # how many are in each part that is read as a whole; empty: they are in no such parts
     size: int  # height and width, in pixels
+    words: frozenset[str]  # that captions have and a sample of them may lack, in texts
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:
         """What the pictures at ``indices`` ``(B,)`` are made from, on the CPU, and a caption of each.
@@ -119,6 +120,7 @@ class CaptionedImages:
         self.rows: int | None = len(pixels)
         self.size: int = pixels.shape[-1]
         self.shards = tuple(shards) if len(shards) > 1 else ()
+        self.words: frozenset[str] = frozenset()
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:
         """The pixels ``(B, 3, S, S)`` at ``indices`` ``(B,)``, and one of the captions of each, at random.

@@ -107,6 +107,7 @@ class Cutouts:
         numbers = torch.arange(len(pixels)) if numbers is None else numbers
         looks = torch.zeros_like(numbers) if looks is None else looks
         self.pixels, self.names, self.tones = pixels, tuple(names), tuple(tones)
+        self.words = frozenset(text for one in self.names for text in (*one.names, *one.keywords))
         self.edges = ink_edges(pixels[:, 3], 255 / 2)  # (N, 2, 2)
         self.row = torch.full((len(names), len(tones)), -1)  # (K, L)
         self.row[numbers, looks] = torch.arange(len(pixels))

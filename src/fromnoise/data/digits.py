@@ -32,6 +32,7 @@ class Digits:
     """Grey digits, whose looks are the colours that they are painted in; see `Things`."""
 
     kinds: tuple[Kind, ...] = ("seen", "unseen", "two")
+    words: frozenset[str] = frozenset()
     lengths = Lengths(small=(17.0, 20.0), large=(26.0, 30.0), large_of_two=28.0, centres=(17.0, 32.0, 47.0))
 
     def __init__(self, images: Images) -> None:

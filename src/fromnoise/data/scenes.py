@@ -92,6 +92,7 @@ class Scenes:
 
     def __init__(self, things: Things, size: int = LENGTHS_FOR, held_out: bool = False) -> None:
         self.things, self.size, self.held_out = things, size, held_out
+        self.words = things.words
         self.combinations = things.combinations("all" if held_out else "seen")
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:

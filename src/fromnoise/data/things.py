@@ -48,6 +48,7 @@ class Things(Protocol):
     kinds: tuple[Kind, ...]  # of prompts that there are
     lengths: Lengths
     pixels: Tensor  # (N, C, h, w) uint8
+    words: frozenset[str]  # of which captions name them, in texts, where there are more than a few
     edges: Tensor  # (N, 2, 2): where each begins and ends in its picture, see `ink_edges`
 
     def combinations(self, kind: Literal["seen", "unseen", "composed", "all"]) -> Tensor:

@@ -42,7 +42,7 @@ METRICS = {
     "pr": Metric(NEIGHBOURS + 1, None, _precision_recall),
 }
 """what is measured of drawn images; ``nll``, beside them, is measured of real ones"""
-SCENE_METRICS = ("prompts", "reconstruction", "clip")
+SCENE_METRICS = ("prompts", "sharpness", "reconstruction", "clip")
 """what is measured of a model of captioned scenes instead"""
 
 

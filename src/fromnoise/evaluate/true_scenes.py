@@ -31,6 +31,7 @@ from fromnoise.evaluate.prompts import (
     measure_clip,
     measure_prompts,
     measure_reconstruction,
+    measure_sharpness,
 )
 from fromnoise.evaluate.reference import SCENES
 from fromnoise.evaluate.scene_reader import DigitReader, ThingReader, matches, read_scenes
@@ -165,7 +166,7 @@ def scenes_of(name: str, data: str | None = None) -> TrueScenes | None:
 
 def fitting_scene_metrics(model: Model, source: TrueScenes) -> tuple[str, ...]:
     """What is measured of a model of scenes unless told otherwise."""
-    fits = {"prompts": True, "reconstruction": _sees_latents(model), "clip": source.has_clip}
+    fits = {"prompts": True, "sharpness": True, "reconstruction": _sees_latents(model), "clip": source.has_clip}
     return tuple(name for name in SCENE_METRICS if fits[name])
 
 
@@ -185,6 +186,8 @@ class SceneTest:
             parts = zip(self.sets.items(), drawn.split(self.n), strict=True)
             sets = {kind: Asked(told, source.painted(told, seed), part) for (kind, told), part in parts}
         found = measure_prompts(source.read, sets) if "prompts" in self.metrics else {}
+        if "sharpness" in self.metrics:
+            found |= measure_sharpness(sets)
         if "reconstruction" in self.metrics:
             pixels, told = source.random(self.n, seed)
             found |= measure_reconstruction(source.read, plan.model.space, plan.device, pixels, told)
@@ -203,7 +206,8 @@ def prepare_scenes(
         metrics: at least one of `SCENE_METRICS`.
 
     Returns the plan that draws all sets one after the other, and what is done with the images. In the plan's request
-    ``n`` is as here, and there are no prompts: they follow from ``n`` and the seed.
+    ``n`` is as here, and there are no prompts: they follow from ``n`` and the seed. It shows the network many images at
+    a time: they are those that ``fromnoise sample`` draws, up to rounding.
 
     Raises:
         UserError: they do not fit the model or the request, go with other metrics, or something is missing.
@@ -213,7 +217,7 @@ def prepare_scenes(
         raise UserError(f"{named} is for a model of prompts that was trained on scenes: leave it out of --metrics")
     _check_metrics(named, metrics, model, source)
     n = EACH if request.n is None else request.n
-    draws = "prompts" in metrics or "clip" in metrics
+    draws = set(metrics) != {"reconstruction"}
     kinds = source.held_out.things.kinds
     most = MOST_IMAGES // len(kinds)
     if not LEAST <= n <= most:
@@ -231,7 +235,7 @@ def prepare_scenes(
     _ = source.read
     if "clip" in metrics:
         _ = source.embed
-    return replace(planned, wishes=wishes, request=replace(planned.request, n=n, prompts=())), test
+    return replace(planned, wishes=wishes, request=replace(planned.request, n=n, prompts=()), many=True), test
 
 
 def _check_metrics(named: str, metrics: Sequence[str], model: Model, source: TrueScenes) -> None:

@@ -1,7 +1,7 @@
 """A byte-pair vocabulary of CLIP's form that is learned from captions, and the files of transformers' tokeniser."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer as Backend
@@ -24,7 +24,7 @@ class Vocabulary:
         tokens: the id of each, in CLIP's order: bytes, bytes at the end of a word, merges, what begins and ends a text.
         merges: which two tokens become one, first things first.
         length: number of ids that each text gets.
-        words: all that occurred, in lower case.
+        words: all that captions have, in lower case.
     """
 
     tokens: dict[str, int]
@@ -38,7 +38,7 @@ class Vocabulary:
         return Tokenizer(self.tokens, list(self.merges), file, self.words)
 
 
-def learn_vocabulary(captions: Sequence[str], size: int, length: int) -> Vocabulary:
+def learn_vocabulary(captions: Sequence[str], size: int, length: int, words: Iterable[str] = ()) -> Vocabulary:
     """Merges the pair of tokens that stands in the captions most often, again and again, until there are enough.
 
     It depends on nothing but how often each word occurs. Any text can be told in its tokens: each byte is one.
@@ -46,6 +46,7 @@ def learn_vocabulary(captions: Sequence[str], size: int, length: int) -> Vocabul
     Args:
         size: how many tokens to have, at most; where all words are whole, there are fewer. The bytes are always there.
         length: number of ids that each text is to get, with those that begin and end it.
+        words: that captions have too, whether or not these do; they change no token.
 
     Source: Sennrich et al. 2015 (arXiv 1508.07909), section 3.2; Radford et al. 2021 (arXiv 2103.00020), section 2.4.
     """
@@ -65,5 +66,5 @@ def learn_vocabulary(captions: Sequence[str], size: int, length: int) -> Vocabul
     tokens = dict(model["vocab"])
     tokens |= {token: len(tokens) + i for i, token in enumerate((BOS, EOS))}
     merges = tuple((left, right) for left, right in model["merges"])
-    words = frozenset(word for caption in captions for word in spoken(caption))
-    return Vocabulary(dict(sorted(tokens.items(), key=lambda item: item[1])), merges, length, words)
+    known = frozenset(word for text in (*captions, *words) for word in spoken(text))
+    return Vocabulary(dict(sorted(tokens.items(), key=lambda item: item[1])), merges, length, known)

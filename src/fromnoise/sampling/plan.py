@@ -35,6 +35,7 @@ class Plan:
     null: Condition | None = None  # what guidance leads away from; none: there is no guidance, or a guide
     edit: Edit | None = None  # the picture that is drawn over; none: it begins with noise
     guide: Model | None = None  # the model of request.guide
+    many: bool = False  # whether the images are so many that a network is shown more of them at a time
 
     @property
     def steps(self) -> int:
@@ -75,7 +76,7 @@ class Plan:
         """
 
         def plain(model: Model) -> Denoiser:
-            rows = max(rows_at_a_time(model.unet.config, self.device), 1 if self.null is None else 2)
+            rows = max(rows_at_a_time(model.unet.config, self.device, self.many), 1 if self.null is None else 2)
             return model.denoiser(self.device, DTYPES[self.request.dtype], rows=rows, progress=progress)
 
         return self._guided(plain(self.model), None if self.guide is None else plain(self.guide))
