@@ -19,7 +19,7 @@ NAMES = [model.name for model in shipped_models()]
 
 
 def test_the_promised_models_ship():
-    assert {"cifar10-small", "mini-sd", "mnist", "mnist-conditional", "mnist-guide"} <= set(NAMES)
+    assert {"cifar10-small", "emoji-sd", "mini-sd", "mnist", "mnist-conditional", "mnist-guide"} <= set(NAMES)
     assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 80e6
 
 

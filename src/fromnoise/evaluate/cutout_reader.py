@@ -20,7 +20,7 @@ FILE = "thing-classifier.safetensors"
 RUN = Path("runs/emoji-classifier")
 """where the classifier is looked for, after the folder of the model"""
 MADE = "fromnoise train emoji-classifier makes one, with the model's --data.things and --data.font"
-WIDTHS = (32, 64, 128, 256)
+WIDTHS = (32, 64, 128, 192)
 
 
 @dataclass(frozen=True)
