@@ -54,3 +54,11 @@ def test_a_model_that_knows_many_words_lists_some(told):
 
 def test_words_of_one_or_two_letters_are_listed_if_there_are_no_others(told):
     assert told("x", ["a b c"]) == "fromnoise: this model has never read x: it knows a, b, c\n"
+
+
+def test_a_misspelt_word_gets_the_nearest_ones_that_are_known(told):
+    """At most two, and none where none is near."""
+    assert told("a larg sevn elephant").startswith(
+        "fromnoise: this model has never read larg (large?), sevn (seven?), ele"
+    )
+    assert "hound (sound or round?):" in told("hound", ["a sound, a round, a bound, an elephant"])

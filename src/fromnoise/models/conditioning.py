@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import cycle, islice
 from typing import Protocol
 
@@ -127,8 +128,9 @@ class Prompts:
                 most = self.tokenizer.length - 2
                 warn(f"the prompt is longer than the {most} tokens that this model reads: {cut!r} is cut off")
             if unknown := self.tokenizer.unknown_words(str(wish)):
-                known = self.tokenizer.known_words or frozenset()
-                warn(f"this model has never read {_listed(unknown, 100)}: it knows {_listed(_telling(known), 360)}")
+                known = _telling(self.tokenizer.known_words or frozenset())
+                told = [_with_nearest(word, known) for word in unknown]
+                warn(f"this model has never read {_listed(told, 100)}: it knows {_listed(known, 360)}")
         return list(islice(cycle(asked), n))
 
     def encode(self, wishes: Sequence[Wish]) -> Condition:
@@ -147,6 +149,12 @@ class Prompts:
 def _telling(words: Collection[str]) -> list[str]:
     """Those of three letters and more, which say what there is; all, if none are so long."""
     return sorted(word for word in words if len(word) > 2) or sorted(words)
+
+
+def _with_nearest(word: str, known: Sequence[str]) -> str:
+    """A word, with the known ones that are spelt most like it, if there are any: ``lepard (leopard?)``."""
+    nearest = get_close_matches(word, known, n=2, cutoff=0.7)
+    return f"{word} ({' or '.join(nearest)}?)" if nearest else word
 
 
 def _listed(words: Sequence[str], room: int) -> str:
