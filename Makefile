@@ -22,6 +22,9 @@ demo: $(VENV)/installed
 	$(BIN)/fromnoise sample mini-sd --prompt "a large red seven on a blue background" --prompt "4 in white, top right, on black" \
 		--prompt "a big yellow two above a small red one on green" --prompt "a small purple zero on the left, on orange" \
 		--steps 15 --guidance 5 --out out/mini-sd.png
+	$(BIN)/fromnoise sample emoji-sd --prompt "a large sloth on a yellow background" --prompt "a taco left of a turtle on blue" \
+		--prompt "a big jack-o-lantern in the middle, on black" --prompt "a large woman astronaut with dark skin on orange" \
+		--steps 15 --guidance 3 --out out/emoji-sd.png
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

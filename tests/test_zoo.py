@@ -1,6 +1,7 @@
 """The models that ship: they open, they are what their cards say, and what they draw is clean."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from drawing import assert_same_picture
 from fromnoise.models import open_model, shipped_models
 from fromnoise.models.shipped import ZOO
 from fromnoise.sampling.generate import generate
+from fromnoise.sampling.plan import plan
 from fromnoise.sampling.request import Request
+from fromnoise.sampling.words import draw_with_maps
 from fromnoise.train.config import load_config
 from fromnoise.train.run import command
 from fromnoise.train.stages import load_stages
@@ -93,9 +96,10 @@ def test_photographs_look_like_some():
     assert blueness[1::2].mean() < 0
 
 
-def test_the_small_stable_diffusion_draws_in_diffusers_what_it_draws_here():
-    assert_same_picture(ZOO / "mini-sd")
-    assert sum(path.stat().st_size for path in (ZOO / "mini-sd").rglob("*")) < 25e6
+@pytest.mark.parametrize("name", ["mini-sd", "emoji-sd"])
+def test_the_small_stable_diffusions_draw_in_diffusers_what_they_draw_here(name):
+    assert_same_picture(ZOO / name)
+    assert sum(path.stat().st_size for path in (ZOO / name).rglob("*")) < 25e6
 
 
 def test_colours_and_places_are_as_the_prompt_says():
@@ -109,3 +113,40 @@ def test_colours_and_places_are_as_the_prompt_says():
     assert (first[0, :32, :32] - first[1:, :32, :32].amax(0) > 100).float().mean() > 0.05
     assert (second[2] - second[0] > 80)[:32].float().mean() > 0.95
     assert (second[:, 32:, 32:].amin(0) > 180).float().mean() > 0.01
+
+
+def test_things_stand_where_the_prompt_says():
+    """A sloth is brown, and its background yellow; without the sloth there is nothing else."""
+    (image,) = generate(
+        open_model("emoji-sd"), Request(prompts=("a large sloth, top left, on yellow",), steps=10, guidance=3.0)
+    ).float()
+    yellow = (image - torch.tensor([245.0, 230.0, 60.0])[:, None, None]).abs().amax(0) < 40  # (64, 64)
+    assert yellow[44:].float().mean() > 0.97
+    assert yellow[:, 44:].float().mean() > 0.97
+    assert yellow[8:32, 8:32].float().mean() < 0.4
+
+
+def test_what_is_not_wanted_goes():
+    """Guidance away from blue draws on another background where it was blue."""
+    request = Request(prompts=("a large balloon in the middle",), seed=5, steps=8, guidance=3.0)
+    plain, without = (
+        generate(open_model("emoji-sd"), replace(request, negative_prompt=avoided))[0].float()
+        for avoided in ("", "on blue")
+    )
+    blue = [(image[2] - image[:2].amax(0) > 60).float().mean() for image in (plain, without)]
+    assert blue[0] > 0.8
+    assert blue[1] < 0.01
+
+
+def test_the_words_of_things_are_looked_at_where_they_are():
+    """The taco of "a taco left of a turtle" is on the left, and the turtle on the right."""
+    request = Request(prompts=("a taco left of a turtle on blue",), steps=10, guidance=3.0)
+    _, (maps,) = draw_with_maps(plan(open_model("emoji-sd"), request))
+    shares = dict(zip(maps.words, maps.mean(), strict=True))
+    left = {word: (share[:, :8].sum() / share.sum()).item() for word, share in shares.items()}
+    assert left["taco"] > 0.5 > left["turtle"]
+
+
+def test_its_words_are_those_of_its_things():
+    tokenizer = open_model("emoji-sd").conditioner.tokenizer
+    assert tokenizer.unknown_words("a jack-o-lantern, halloween, a terrapin and a lepard") == ["lepard"]
