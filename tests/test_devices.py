@@ -114,6 +114,15 @@ def test_a_network_that_is_told_a_text_has_two_rows():
         assert rows_at_a_time(UNetConfig(sample_size=size, channels=(width,), **text), CPU) == rows
 
 
+def test_many_prompts_are_shown_as_other_images_are():
+    """16 rows of a small network on the CPU; one that is large keeps its one, and another device its number."""
+    text = {"context_dim": 8, "heads": (1,), "attention_levels": (True,), "norm_groups": 1}
+    small, large = (UNetConfig(sample_size=s, channels=(w,), **text) for s, w in ((16, 64), (64, 320)))
+    assert rows_at_a_time(small, CPU, many=True) == 16 and rows_at_a_time(large, CPU, many=True) == 1
+    cuda = torch.device("cuda")
+    assert rows_at_a_time(small, cuda, many=True) == rows_at_a_time(small, cuda) == 64
+
+
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:7", "cuda:99", "cuda:x", "CPU"])
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=re.escape(f"no device {name!r} here: there are auto, ") + ".*cpu"):

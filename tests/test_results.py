@@ -31,6 +31,8 @@ steps = [6, 12]
 [prompts]
 scenes = "mini --n 2000 --metrics prompts,reconstruction,clip"
 few = "mini --n 2000 --steps 5 --metrics prompts"
+glyphs = "things --n 1000 --metrics prompts,sharpness,reconstruction"
+folder = "things --n 1000 --steps 5 --metrics prompts"
 [optional]
 theirs = "google/other"
 [[published]]
@@ -45,8 +47,8 @@ def record(arguments, value=0.25):
     """What `fromnoise evaluate` would write."""
     data_mix, words = "--data-mix" in arguments, [word for word in arguments if word != "--data-mix"]
     options = dict(zip(words[1::2], words[2::2], strict=True))
-    if arguments[0] == "mini":
-        metrics = prompts_metrics(options["--metrics"], value)
+    if arguments[0] in SCENES:
+        metrics = prompts_metrics(arguments[0], options["--metrics"], value)
     elif options.get("--metrics") == "nll":
         nll = {"value": 1.5, "details": {"standard_error": 0.125}}
         metrics = {"vlb": nll, "ode": nll | {"value": 1.25}}
@@ -67,25 +69,38 @@ def record(arguments, value=0.25):
         "evaluations": int(options.get("--steps", 10)) + 2,
         "guidance": 1.5 if arguments[0] == "one" else 1,
         "guidance_interval": [0.5, 5.0] if arguments[0] == "one" else None,
-        "reference": {"name": "mnist", "split": "test", "size": 10000},
+        "reference": EMOJI if arguments[0] == "things" else MNIST,
         "metrics": metrics,
     }
 
 
-def prompts_metrics(names, value):
-    """What it would write of a model of scenes."""
+MNIST = {"name": "mnist", "split": "test", "size": 10000}
+EMOJI = {"name": "emoji", "split": "train", "size": 2784}
+SCENES = {"mini": ("digit", "colour"), "things": ("thing", "tone")}
+"""what the prompts of models of scenes name"""
+
+
+def prompts_metrics(model, names, value):
+    """What it would write of a model of scenes; of things that have no tones there are no prompts to compose."""
 
     def measurement(value, error, **details):
         return {"value": value, "details": {"standard_error": error, **details}}
 
     metrics = {
         f"prompts_{kind}": measurement(
-            value, 0.015625, attributes={"digit": value, "place": 0.996}, true={"together": true, "standard_error": 0.5}
+            value,
+            0.015625,
+            attributes=dict.fromkeys(SCENES[model], value) | {"place": 0.996},
+            true={"together": true, "standard_error": 0.5},
         )
-        for kind, true in (("seen", 0.9921875), ("unseen", 0.984375), ("two", 0.96875))
+        for kind, true in (("seen", 0.9921875), ("unseen", 0.984375), ("composed", 0.90625), ("two", 0.96875))
+        if kind != "composed" or model == "things" and "sharpness" in names
     }
+    if "sharpness" in names:
+        metrics["sharpness"] = measurement(0.9375, 0.0625)
     if "reconstruction" in names:
         metrics |= {"reconstruction": measurement(0.9375, 0.03125), "psnr": measurement(30.25, 0.125)}
+    if "clip" in names:
         metrics["clip"] = measurement(80.5, 0.25, true=81.75, shuffled=12.5)
     return metrics
 
@@ -114,7 +129,7 @@ class Evaluate:
 
 
 ALL = ["a-nll", "a", "data-mix", "b", "ddim-6", "ddim-12", "heun-6", "heun-12", "default", "ancestral", "strong"]
-ALL += ["scenes", "few", "theirs"]
+ALL += ["scenes", "few", "glyphs", "folder", "theirs"]
 
 
 def test_everything_in_the_plan_is_measured(folder):
@@ -161,25 +176,56 @@ def written(folder, fail_at=("google/other",), remeasured=True):
     return readme.read_text(), (folder / results.PAGE).read_text()
 
 
-def test_models_of_scenes_have_a_table_of_their_own(folder):
+def test_models_of_scenes_have_tables_of_their_own(folder):
+    """One of digits and one of things, each under what it says of them; what was not measured leaves its cell empty.
+
+    A column with nothing in it is left out: of digits, nobody has measured the sharpness.
+    """
     readme, page = written(folder)
     own = "| 25.00% ± 1.56% (99.22%) | 25.00% ± 1.56% (98.44%) | 25.00% ± 1.56% (96.88%) |"
     others = "93.75% ± 3.12% | 30.25 ± 0.12 dB | 80.50 ± 0.25 (81.75 and 12.50) |"
     assert f"| `mini` | ddpm, 10 steps | 12 {own} {others}" in page
     assert f"| `mini` | ddpm, 5 steps | 7 {own}  |  |  |" in page
-    assert "2,000 prompts of each kind" in page and "made of the\n10,000 test images of mnist" in page
+    composed = own.replace("(98.44%) |", "(98.44%) | 25.00% ± 1.56% (90.62%) |")
+    assert f"| `things` | ddpm, 10 steps | 12 {composed} 0.938 ± 0.062 | 93.75% ± 3.12% | 30.25 ± 0.12 dB |\n" in page
+    without = own.replace("(98.44%) |", "(98.44%) |  |")
+    assert f"| `things` | ddpm, 5 steps | 7 {without}  |  |  |\n" in page
+    digits, things = page.partition("Scenes of things: ")[::2]
+    digits = digits.partition("Scenes of digits: ")[2]
+    assert "2,000 prompts of each kind" in digits and "made of the 10,000 test images of mnist" in digits
+    assert "1,000 prompts of each kind" in things and "made of the same 2,784\npictures of emoji" in things
+    assert digits.count("`mini`") == 2 and "`things`" not in digits, "each in its own table"
+    assert "| digits that the autoencoder keeps | PSNR | CLIP score |\n" in digits
+    assert "| things that the autoencoder keeps | PSNR |\n" in things
     assert "`fromnoise evaluate mini --n 2000 --metrics prompts,reconstruction,clip`" in page
-    assert "| `mini` | ddpm, 10 steps | 12 | 25.0% ± 1.6% | 25.0% ± 1.6% | 25.0% ± 1.6% |" in readme
-    assert "Each by itself, for one digit (`mini`): digit 25.0%, place 99.6%." in readme
+    assert "`fromnoise evaluate things --n 1000 --metrics prompts,sharpness,reconstruction`" in page
+
+
+def test_the_readme_tells_of_scenes_in_short(folder):
+    readme, _ = written(folder)
+    share = "25.0% ± 1.6%"
+    assert f"| `mini` | ddpm, 10 steps | 12 | {share} | {share} | {share} |\n" in readme
+    assert f"| `things` | ddpm, 10 steps | 12 | {share} | {share} | {share} | {share} | 0.94 ± 0.06 |\n" in readme
+    assert f"| `things` | ddpm, 5 steps | 7 | {share} | {share} |  | {share} |  |\n" in readme
+    assert "Each by itself, for one digit (`mini`): digit 25.0%, colour 25.0%, place 99.6%." in readme
+    assert "Each by itself, for one thing (`things`): thing 25.0%, tone 25.0%, place 99.6%." in readme
+    assert "Scenes of digits: how often is *everything* right" in readme
+    assert "Scenes of things, made of 2,784 pictures of emoji: how often is *everything* right" in readme
+    for table in readme.split("\n\n"):
+        if table.startswith("| model"):
+            assert len({line.count("|") for line in table.splitlines()}) == 1, "each row has all columns of its table"
 
 
 def test_models_of_scenes_may_be_missing(folder):
-    """Those that are there stand in the table; without any there is none."""
-    readme, page = written(folder, ["scenes", "google/other"])
+    """Those that are there stand in the tables; without any there is none."""
+    readme, page = written(folder, ["scenes", "glyphs", "google/other"])
     assert "ddpm, 5 steps" in readme and "ddpm, 5 steps" in page and "dB" not in page
+    (folder / "folder.json").unlink()
+    readme, page = written(folder, remeasured=False)
+    assert "Scenes of digits" in readme and "Scenes of things" not in readme + page
     (folder / "few.json").unlink()
     readme, page = written(folder, remeasured=False)
-    assert "mini" not in readme + page and "CLIP" not in page
+    assert "mini" not in readme + page and "CLIP" not in page and "autoencoder" not in page
 
 
 def test_the_readme_is_rewritten_between_the_markers(folder):
@@ -249,6 +295,12 @@ def spoil_all(folder, name, *keys):
         (lambda folder: spoil_all(folder, "default", "n"), "default.json is damaged"),
         (lambda folder: spoil_all(folder, "few", "metrics", "prompts_two", "details", "true"), "few.json is damaged"),
         (lambda folder: spoil_all(folder, "scenes", "metrics", "psnr", "value"), "scenes.json is damaged"),
+        (lambda folder: spoil_all(folder, "glyphs", "metrics", "sharpness", "value"), "glyphs.json is damaged"),
+        (lambda folder: spoil_all(folder, "glyphs", "reference", "size"), "glyphs.json is damaged"),
+        (
+            lambda folder: spoil_all(folder, "glyphs", "metrics", "prompts_seen", "details", "attributes"),
+            "glyphs.json is damaged",
+        ),
         (lambda folder: (folder.parent / "README.md").write_text("# Title"), "has no place for the results"),
         (lambda folder: (folder.parent / "README.md").unlink(), "README.md is missing"),
         (lambda folder: (folder.parent / "README.md").write_bytes(b"\xff"), "cannot read .*README.md"),

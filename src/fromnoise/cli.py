@@ -106,7 +106,8 @@ class Evaluate(_Drawing):
     classifier of digits that ships), fid (the same by Inception's features, for which pip install 'fromnoise[fid]'),
     kid (kernel distance, unbiased), pr (precision and recall), nll (bits per dimension of real images: the variational
     bound and the density of the ODE). Of a model of scenes instead: prompts (is everything right that they name?),
-    reconstruction (are things still read right after the autoencoder?), clip (CLIP score, by the model's own CLIP)"""
+    sharpness (how much do neighbouring pixels differ, beside true scenes?), reconstruction (are things still read right
+    after the autoencoder?), clip (CLIP score, by the model's own CLIP)"""
     features: Annotated[
         Literal["classifier", "inception"] | None,
         unset("classifier|inception", "classifier for images of 1x28x28, else inception"),

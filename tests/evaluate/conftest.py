@@ -7,7 +7,7 @@ from stand_ins import save_noise, untrained
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """Few images are drawn at a time: a batch that is not full takes as long as a full one."""
-    monkeypatch.setattr("fromnoise.sampling.plan.rows_at_a_time", lambda config, device: 5)
+    monkeypatch.setattr("fromnoise.sampling.plan.rows_at_a_time", lambda *_: 5)
 
 
 @pytest.fixture(scope="session")

@@ -159,13 +159,14 @@ def test_a_model_of_things_is_evaluated(cutouts, tmp_path, capsys) -> None:
     things = load_folder(cutouts, 32)
     safetensors.torch.save_file(classifier_of(things).state_dict(), folder / FILE, {"things": vocabulary_of(things)})
     out = tmp_path / "figures.json"
-    words = ["evaluate", str(folder), "--metrics", "prompts,reconstruction,clip", "--n", "2", "--steps", "1"]
+    words = ["evaluate", str(folder), "--metrics", "prompts,sharpness,reconstruction,clip", "--n", "2", "--steps", "1"]
     assert main([*words, "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     assert list(record["metrics"]) == [
         "prompts_seen",
         "prompts_unseen",
         "prompts_two",
+        "sharpness",
         "reconstruction",
         "psnr",
         "clip",

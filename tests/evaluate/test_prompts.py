@@ -5,10 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_scenes import prompts
 
+from fromnoise.data.cutouts import Named
 from fromnoise.data.digits import Digits
-from fromnoise.evaluate.prompts import KINDS, Asked, measure_clip, measure_prompts, measure_reconstruction
+from fromnoise.data.scene_captions import Scene
+from fromnoise.evaluate.prompts import (
+    KINDS,
+    Asked,
+    measure_clip,
+    measure_prompts,
+    measure_reconstruction,
+    measure_sharpness,
+)
 from fromnoise.evaluate.scene_reader import EVERYTHING
 from fromnoise.evaluate.true_scenes import TrueScenes
 from fromnoise.models.space import Pixels
@@ -84,6 +94,52 @@ def test_only_all_together_counts():
     assert details["standard_error"] == 0.25
 
 
+def blurred(pixels):
+    """Each pixel becomes the mean of the nine around it."""
+    padded = F.pad(pixels.float(), (1, 1, 1, 1), "replicate")
+    return F.avg_pool2d(padded, 3, stride=1).round().to(torch.uint8)
+
+
+def test_the_same_pictures_are_as_sharp_and_blurred_ones_are_not(sets):
+    same = measure_sharpness(sets)
+    assert list(same) == ["sharpness"]
+    assert same["sharpness"].value == 1
+    assert same["sharpness"].details["images"] == len(Digits.kinds) * N
+    soft = {kind: replace(asked, drawn=blurred(asked.true)) for kind, asked in sets.items()}
+    softer = {kind: replace(asked, drawn=blurred(asked.drawn)) for kind, asked in soft.items()}
+    assert 0 < measure_sharpness(softer)["sharpness"].value < measure_sharpness(soft)["sharpness"].value < 0.7
+    assert measure_sharpness({"seen": soft["seen"], "two": sets["two"]})["sharpness"].value > 0.6, (
+        "of all sets together"
+    )
+    swapped = {kind: Asked(asked.scenes, asked.drawn, asked.true) for kind, asked in soft.items()}
+    assert measure_sharpness(swapped)["sharpness"].value > 1 / 0.7
+
+
+def test_other_true_pictures_of_the_same_scenes_are_about_as_sharp(source):
+    """Digits, places, lengths and colours are drawn anew, within what the scenes say of them."""
+    scenes = prompts("seen", 150, seed=3)
+    found = measure_sharpness({"seen": Asked(scenes, source.painted(scenes, 0), source.painted(scenes, 1))})[
+        "sharpness"
+    ]
+    assert 0 < abs(found.value - 1) < 3 * found.details["standard_error"] < 0.2
+
+
+def test_a_step_that_is_spread_over_pixels_is_so_much_less_sharp():
+    """Over five of them: five differences of a fifth have a fifth of the square. The error is that of a ratio."""
+    step, ramp, low = torch.zeros(3, 1, 3, 8, 10, dtype=torch.uint8)
+    step[..., 5:], low[..., 5:] = 255, 51
+    ramp[..., 2:] = torch.tensor([51, 102, 153, 204, 255, 255, 255, 255], dtype=torch.uint8)
+    scenes = prompts("seen", 2, seed=0)
+    two = Asked(scenes, torch.cat([step, step]), torch.cat([ramp, ramp]))
+    found = measure_sharpness({"seen": two, "two": two})["sharpness"]
+    assert (found.value, found.details["standard_error"]) == (pytest.approx(0.2, 1e-5), pytest.approx(0, abs=1e-6))
+    assert found.details["images"] == 4 and found.meaning.startswith("0.200 +- 0.000")
+    uneven = measure_sharpness({"seen": replace(two, drawn=torch.cat([step, low]))})["sharpness"]
+    assert (uneven.value, uneven.details["standard_error"]) == (pytest.approx(0.52, 1e-5), pytest.approx(0.48, 1e-5))
+    tilted = Asked(scenes, step.mT.expand(2, -1, -1, -1), ramp.mT.expand(2, -1, -1, -1))
+    assert measure_sharpness({"seen": tilted})["sharpness"].value == pytest.approx(0.2, 1e-5), "in both directions"
+
+
 class Changing(Pixels):
     """A space whose decoder changes the pictures in [-1, 1]."""
 
@@ -128,6 +184,18 @@ def test_reconstructions_of_what_is_not_read_do_not_count():
         lambda pixels, scenes: next(answers), Changing(lambda x: x), CPU, nothing, prompts("seen", 3, seed=0)
     )["reconstruction"]
     assert (found.value, found.details["digits"]) == (0.75, 4)
+
+
+def test_only_things_count_in_reconstructions_of_things():
+    """Three are read right before, and one of them after; that everything is right is not another thing."""
+    before = [{"thing": True, "tone": True, EVERYTHING: True}, {"thing": True, "second thing": True, EVERYTHING: True}]
+    after = [{"thing": True, "tone": False, EVERYTHING: False}, dict.fromkeys(before[1], False)]
+    answers, nothing = iter([before, after]), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    scenes = [Scene((Named("owl", "large"),), "top", "red")] * 2
+    space = Changing(lambda x: x)
+    found = measure_reconstruction(lambda pixels, scenes: next(answers), space, CPU, nothing, scenes)["reconstruction"]
+    assert (found.value, found.details["things"]) == (pytest.approx(1 / 3), 3)
+    assert found.meaning.startswith("33.33% +- 27.22% of the 3 things that are read right in 2 true scenes")
 
 
 def test_the_score_of_clip():

@@ -10,6 +10,7 @@ from small_sd import save_pipeline
 from stand_ins import untrained
 
 from fromnoise.cli import main
+from fromnoise.devices import rows_at_a_time
 from fromnoise.errors import UserError
 from fromnoise.evaluate import report, true_scenes
 from fromnoise.evaluate.reference import reference_of
@@ -21,12 +22,12 @@ from fromnoise.models.clip import save_clip
 from fromnoise.nn.clip import Clip, ClipConfig
 from fromnoise.nn.image_encoder import ImageEncoderConfig
 from fromnoise.nn.text_encoder import TextEncoderConfig
-from fromnoise.sampling.generate import generate
+from fromnoise.sampling.generate import draw, generate
 from fromnoise.sampling.request import Request
 from fromnoise.train.config import DataConfig, TrainingConfig, dump_config
 
 DATA = DataConfig(source="scenes", digits="digits", channels=3, size=32)
-ALL = ["prompts_seen", "prompts_unseen", "prompts_two", "reconstruction", "psnr", "clip"]
+ALL = ["prompts_seen", "prompts_unseen", "prompts_two", "sharpness", "reconstruction", "psnr", "clip"]
 N = 3
 
 
@@ -75,11 +76,13 @@ def test_what_is_drawn_is_what_the_prompts_ask_for(model, source, monkeypatch):
     for name in ALL[:3]:
         assert found[name]["value"] == found[name]["details"]["true"]["together"]
     assert max(found[name]["value"] for name in ALL[:3]) > 0
+    assert found["sharpness"]["value"] == 1
     assert found["clip"]["value"] == pytest.approx(found["clip"]["details"]["true"])
     assert found["clip"]["value"] != pytest.approx(found["clip"]["details"]["shuffled"])
 
     monkeypatch.setattr(report, "draw", lambda plan, progress: 0 * true_scenes(plan, progress))
-    nothing = prepare(model, Request(n=N, seed=5), ["prompts"], scenes=source).run().record["metrics"]
+    nothing = prepare(model, Request(n=N, seed=5), ["prompts", "sharpness"], scenes=source).run().record["metrics"]
+    assert nothing["sharpness"]["value"] == 0
     assert [nothing[name]["value"] for name in ALL[:3]] == [0, 0, 0]
     assert nothing["prompts_seen"]["details"]["true"] == found["prompts_seen"]["details"]["true"]
 
@@ -93,6 +96,26 @@ def test_the_pictures_are_the_requests_own(model, source, monkeypatch):
     captions = tuple(scene.caption for kind in ("seen", "unseen", "two") for scene in prompts(kind, 2, 7))
     expected = generate(model, replace(request, n=6, prompts=captions))
     assert torch.equal(torch.cat([asked.drawn for asked in seen[0].values()]), expected)
+
+
+def test_many_prompts_are_shown_to_the_network_together(model, source, monkeypatch):
+    """16 rows at a time on the CPU, where ``sample`` shows 2; the pictures are the same up to rounding."""
+    monkeypatch.setattr("fromnoise.sampling.plan.rows_at_a_time", rows_at_a_time)  # as it is
+    shown, drawn = set(), []
+    monkeypatch.setattr(report, "draw", lambda *asked: drawn.append(draw(*asked)) or drawn[-1])
+    hook = model.unet.register_forward_pre_hook(lambda network, arguments: shown.add(len(arguments[0])))
+    try:
+        request = Request(n=2, steps=3, guidance=3.0, seed=7)
+        prepare(model, request, ["sharpness"], scenes=source).run()
+        assert shown == {16}
+        shown.clear()
+        captions = tuple(scene.caption for kind in ("seen", "unseen", "two") for scene in prompts(kind, 2, 7))
+        alone = generate(model, replace(request, n=6, prompts=captions))
+        assert shown == {2}
+    finally:
+        hook.remove()
+    assert (drawn[0].int() - alone.int()).abs().max() <= 1
+    assert alone.float().std() > 10, "there is something in them"
 
 
 def test_the_record_repeats_the_figures(model, source):
@@ -128,10 +151,10 @@ def test_reconstruction_draws_nothing(model, source, monkeypatch):
 
 def test_what_is_measured_unless_told_otherwise(model, source, tmp_path, monkeypatch):
     monkeypatch.setattr(true_scenes, "EACH", 5)
-    assert prepare(model, Request(), scenes=source).scenes.metrics == ("prompts", "reconstruction", "clip")
+    assert prepare(model, Request(), scenes=source).scenes.metrics == ("prompts", "sharpness", "reconstruction", "clip")
     assert prepare(model, Request(), scenes=source).plan.n == 3 * 5
     without = prepare(model, Request(), scenes=replace(source, folder=tmp_path))
-    assert without.scenes.metrics == ("prompts", "reconstruction")
+    assert without.scenes.metrics == ("prompts", "sharpness", "reconstruction")
 
 
 def test_which_models_are_measured_by_scenes(model, folder, tmp_path):
@@ -173,7 +196,7 @@ def test_what_is_refused(model, source, options, metrics, more, complaint):
 
 def test_models_that_the_metrics_do_not_fit(model, source, digits):
     """Those of digits, without an autoencoder, or of pictures of another size; and digits that are not there."""
-    for metric in ("prompts", "reconstruction", "clip"):
+    for metric in ("prompts", "sharpness", "reconstruction", "clip"):
         with pytest.raises(UserError, match=f"{metric} is for a model of prompts that was trained on scenes"):
             prepare(digits, Request(n=2), [metric])
         with pytest.raises(UserError, match="trained on scenes"):
@@ -198,7 +221,10 @@ def test_a_clip_that_is_missing_or_of_other_pictures(model, source, tmp_path):
 
 
 def test_the_command(folder, tmp_path, capsys):
-    out, asked = tmp_path / "figures.json", ["--metrics", "prompts,reconstruction,clip", "--n", "2", "--steps", "1"]
+    out, asked = (
+        tmp_path / "figures.json",
+        ["--metrics", "prompts,sharpness,reconstruction,clip", "--n", "2", "--steps", "1"],
+    )
     words = ["evaluate", str(folder), *asked, "--data", "digits", "--json", str(out)]
     assert main(words) == 0
     printed, record = capsys.readouterr().out, json.loads(out.read_text())

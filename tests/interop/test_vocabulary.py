@@ -104,6 +104,15 @@ def test_known_words(directory):
     ]
 
 
+def test_more_words_are_known_and_change_no_token(vocabulary):
+    """In lower case and without signs, as those of captions are."""
+    more = learn_vocabulary(CAPTIONS, 640, 12, ["Jack-o-lantern", "red pumpkin", "pumpkin pumpkin"])
+    assert (more.tokens, more.merges) == (vocabulary.tokens, vocabulary.merges)
+    assert more.words - vocabulary.words == {"jack", "o", "lantern", "pumpkin"} and vocabulary.words < more.words
+    assert more.tokenizer().unknown_words("a red Pumpkin and a jack-o-lantern") == ["and"]
+    assert vocabulary.tokenizer().unknown_words("a red Pumpkin") == ["pumpkin"]
+
+
 def test_without_the_file_nothing_is_unknown(directory, tmp_path):
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((directory / name).read_bytes())

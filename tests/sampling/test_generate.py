@@ -112,7 +112,7 @@ def test_no_image_depends_on_the_batch_size_or_its_neighbours(sampling, conditio
 
 def test_nor_with_the_network_of_the_digits(digits_network, monkeypatch, one_thread):
     """Not even in the last bit of a float, before it becomes a pixel."""
-    monkeypatch.setattr(module, "rows_at_a_time", lambda config, device: 8)  # quicker than its 16
+    monkeypatch.setattr(module, "rows_at_a_time", lambda *_: 8)  # quicker than its 16
     request = Request(n=9, guidance=2.0, steps=3, sampler="ddim", eta=1.0)
     whole, whole_images = trace(monkeypatch, digits_network, request)
     for batch_size in (1, 2):

@@ -3,13 +3,17 @@
 import math
 import re
 import shutil
+from itertools import product
+from string import ascii_lowercase
 
 import pytest
 import torch
 from runs import BRIEF, assert_same_run
 from torch import Tensor
 
+from fromnoise.data.cutouts import Cutouts, Names
 from fromnoise.data.images import to_pixels
+from fromnoise.data.scenes import Scenes
 from fromnoise.errors import UserError
 from fromnoise.models.clip import open_clip
 from fromnoise.nn.clip import infonce
@@ -31,7 +35,7 @@ CONFIG = TrainingConfig(name="tiny-clip", task="clip").override(
 class Squares:
     """Pictures of one colour each, with its name as the caption; as many of them as ``rows``."""
 
-    size, shards = 16, ()
+    size, shards, words = 16, (), frozenset()
 
     def __init__(self, rows: int | None = None):
         self.rows = rows
@@ -81,6 +85,24 @@ def test_the_vocabulary_is_that_of_the_captions():
     assert task.network.config.eos == task.tokenizer.eos
     assert task.vocabulary == made().vocabulary
     assert task.record == made().record != made(train__seed=1).record
+
+
+def test_the_vocabulary_knows_every_name_of_things(monkeypatch):
+    """Also those that its sample of captions lacks, which have the tokens that they would have had anyway."""
+    pixels = torch.full((4, 4, 48, 48), 255, dtype=torch.uint8)  # white squares
+    keywords = [
+        [f"{name}{a}{b}" for a, b in product(ascii_lowercase, repeat=2)] for name in ("owl", "fox", "cat", "dog")
+    ]
+    things = Cutouts(pixels, [Names((f"{words[0]} friend",), tuple(words)) for words in keywords])
+    scenes = Scenes(things, size=16)
+    monkeypatch.setattr(clip, "load_captioned", lambda config, source: (scenes, scenes))
+    task, every = made(), {word for words in keywords for word in words}
+    assert every < task.vocabulary.words and task.tokenizer.known_words == task.vocabulary.words
+    scenes.words = frozenset()
+    without = made()
+    assert len(every - without.vocabulary.words) > 100, "captions alone do not have them all"
+    assert task.vocabulary.tokens == without.vocabulary.tokens and task.vocabulary.merges == without.vocabulary.merges
+    assert task.record == without.record
 
 
 def test_all_rows_are_read_where_they_have_an_end(monkeypatch):

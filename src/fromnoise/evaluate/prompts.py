@@ -89,7 +89,7 @@ def measure_sharpness(sets: Mapping[Kind, Asked]) -> dict[str, Measurement]:
     }
     (drawn, drawn_error), (true, true_error) = (_mean_and_error(values) for values in edges.values())
     value, count = drawn / true, len(edges["true"])
-    error = value * ((drawn_error / drawn) ** 2 + (true_error / true) ** 2) ** 0.5
+    error = (drawn_error**2 + (value * true_error) ** 2) ** 0.5 / true
     meaning = (
         f"{value:.3f} +- {error:.3f}, how much the neighbouring pixels of {count} pictures differ, squared, over how "
         "much those of true scenes do"
@@ -120,7 +120,8 @@ def measure_reconstruction(
     outcome = torch.cat([to_pixels(space.decode(space.encode(from_pixels(part.to(device))))).cpu() for part in parts])
     pairs = zip(read(pixels, scenes), read(outcome, scenes), strict=True)
     noun = scenes[0].things[0].noun
-    kept = [after[name] for before, after in pairs for name in before if name.endswith(noun) and before[name]]
+    names = (noun, f"second {noun}")
+    kept = [after[name] for before, after in pairs for name in names if before.get(name)]
     value = sum(kept) / max(len(kept), 1)
     error, ratios = _error_of(value, max(len(kept), 1)), psnr(from_pixels(outcome), from_pixels(pixels))
     meaning = (

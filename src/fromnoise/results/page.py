@@ -1,6 +1,7 @@
 """Stored measurements as Markdown, and the plot: the short tables of the README, and the page with all of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,48 @@ from fromnoise.results.plan import Plan
 
 FARTHEST, LEAST_READ = 4, 95
 """in the plot: the largest multiple of the distance of real images, and the least percentage"""
-KINDS = ("seen", "unseen", "two")
-"""of prompts: for one digit, in combinations that training had and that it never had, and for two digits"""
+OPTIONAL = ("prompts_composed", "sharpness", "reconstruction", "psnr", "clip")
+"""what is not measured of each model of scenes: its cell stays empty"""
+
+
+@dataclass(frozen=True)
+class Sort:
+    """What is said of the models of scenes of digits, or of those of scenes of things."""
+
+    noun: str  # what a scene shows, which is an attribute of each prompt
+    kinds: dict[str, str]  # of prompts, as the head of a table calls them
+    question: str  # over the table of the README
+    sentence: str  # over the table of the page
+    clip: bool  # whether there is a column for the CLIP score
+
+
+DIGITS = Sort(
+    "digit",
+    {"seen": "one digit", "unseen": "one digit, in a combination never trained on", "two": "two digits"},
+    """Scenes of digits: how often is *everything* right that a prompt names (digits, colours, sizes, places and
+background)?""",
+    """Scenes of digits: there are {n:,} prompts of each kind. They name the digits, their sizes, colours and places,
+and the background. True scenes are made of the {size:,} {split} images of {name}. A combination never trained on is one
+of digit, colour and background. The CLIP score is a hundred times the cosine between picture and prompt, by the model's
+own CLIP; in brackets stand that of true scenes, and that of true scenes with the captions of others.""",
+    clip=True,
+)
+THINGS = Sort(
+    "thing",
+    {
+        "seen": "one thing",
+        "unseen": "one thing, on a background never trained with it",
+        "composed": "a person or hand, in a tone of skin never trained with it",
+        "two": "two things",
+    },
+    """Scenes of things, made of {size:,} pictures of {name}: how often is *everything* right that a prompt names
+(things, tones of skin, sizes, places and background)?""",
+    """Scenes of things: there are {n:,} prompts of each kind. They name the things, the tone of skin where there is
+one, the sizes and places, and the background. The scenes of training and the true scenes are made of the same {size:,}
+pictures of {name}, one for each thing in each of its tones. So training has shown each thing, and what it has not
+shown is the thing on that background, or in that tone.""",
+    clip=False,
+)
 
 
 def check(plan: Plan, name: str, record: dict[str, Any]) -> None:
@@ -21,8 +62,9 @@ def check(plan: Plan, name: str, record: dict[str, Any]) -> None:
     if name in plan.likelihood:
         _bits(record["metrics"])
     elif name in plan.prompts:
-        f"{record['reference']['size']:,} {record['reference']['name']:s}"
-        f"{_prompts_row(record)} {_attributes(record)}"
+        sort = _sort(record)
+        f"{_about(sort.question, record)} {_about(sort.sentence, record)} {_attributes(record)}"
+        f"{_short_prompts_row(record)} {_prompts_row(record)}"
     elif name in plan.optional:
         _fid_row(record)
     elif name in plan.models:
@@ -44,19 +86,15 @@ def short(plan: Plan, measured: dict[str, Any]) -> str:
     head += [f"Fréchet distance from the {split} images of {name} (training images: {of_real:.3f})"]
     rows = [_model_row(measured[name], {})[:5] for name in plan.models]
     parts = [_table(head, rows)]
-    if told := [measured[name] for name in plan.prompts if name in measured]:
-        head = [
-            "model",
-            "drawn by",
-            "evaluations",
-            "one digit",
-            "one digit, in a combination never trained on",
-        ]
-        shares = [[_with_error(record["metrics"][f"prompts_{kind}"], ".1%") for kind in KINDS] for record in told]
+    for sort, records in _by_sort(plan, measured):
+        head = ["model", "drawn by", "evaluations", *sort.kinds.values(), "sharpness (true scenes: 1)"]
         parts += [
-            "How often is *everything* that a prompt names right: digits, colours, sizes, places and background?",
-            _table([*head, "two digits"], [[*_how(record), *row] for record, row in zip(told, shares, strict=True)]),
-            *(f"Each by itself, for one digit (`{record['model']}`): {_attributes(record)}." for record in told),
+            _about(sort.question, records[0]),
+            _table(head, [_short_prompts_row(record) for record in records]),
+            *(
+                f"Each by itself, for one {sort.noun} (`{record['model']}`): {_attributes(record)}."
+                for record in records
+            ),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -99,7 +137,7 @@ error.""",
         f"![Fréchet distance and accuracy by the number of evaluations]({plot})",
         f"""Quality by the number of evaluations, {curve["n"]:,} images each without guidance, from the same noise. With
 so few images the distance is too large, by about the distance of an equal number of real images, the dotted line.""",
-        *_prompts_part([measured[name] for name in told]),
+        *_prompts_part(plan, measured),
         """What others report, as published and not measured here (FID by Inception's features on CIFAR-10, which
 cannot be compared with ours):""",
         _table(["model", "FID", "bits/dim", "source"], published),
@@ -131,40 +169,77 @@ def _fid_row(record: dict[str, Any]) -> list[str]:
     return [*_how(record), "", f"FID {record['metrics']['fid']['value']:.2f}", *[""] * 5]
 
 
-def _prompts_part(records: list[dict[str, Any]]) -> list[str]:
-    """What is measured of models of scenes, if there is any."""
-    if not records:
+def _prompts_part(plan: Plan, measured: dict[str, Any]) -> list[str]:
+    """What is measured of models of scenes, if there is any: a table for each sort, after what they have in common."""
+    tables = []
+    for sort, records in _by_sort(plan, measured):
+        head = ["model", "drawn by", "evaluations", *sort.kinds.values(), "sharpness"]
+        head += [f"{sort.noun}s that the autoencoder keeps", "PSNR", *(["CLIP score"] if sort.clip else [])]
+        tables += [_about(sort.sentence, records[0]), _table(head, [_prompts_row(record) for record in records])]
+    if not tables:
         return []
-    first, real = records[0], records[0]["reference"]
-    head = ["model", "sampler", "evaluations", "one digit", "one digit, new combinations", "two digits"]
-    head += ["digits that the autoencoder keeps", "PSNR", "CLIP score"]
-    return [
-        f"""Do pictures show what their prompts say? There are {first["n"]:,} prompts of each kind, and they name
-everything: the digits, their sizes, colours and places, and the background. A picture counts if all of it is right
-together, as it is read off the pixels, with the classifier for the digits. New combinations are those of digit, colour
-and background that training never showed. In brackets stand true scenes with the same captions, made of the
-{real["size"]:,} test images of {real["name"]}: what they lack is the reader's own error. The autoencoder keeps a digit
-that is read right in a true scene if it is still read right after encoding and decoding; PSNR is the mean of these
-reconstructions. The CLIP score is a hundred times the cosine between picture and prompt, by the model's own CLIP; in
-brackets stand that of true scenes, and that of true scenes with the captions of others. Errors are standard errors.""",
-        _table(head, [_prompts_row(record) for record in records]),
-    ]
+    common = """Do pictures show what their prompts say? A prompt names everything in its scene. A picture counts if all
+of it is right together, as it is read off the pixels, with a classifier that says which digits or things there are. In
+brackets stand true scenes with the same captions: what they lack is the reader's own error. Sharpness is the mean
+squared difference of neighbouring pixels, divided by that of the true scenes: 1 is as sharp, and less is blurred. The
+autoencoder keeps a digit or a thing that is read right in a true scene if it is still read right after encoding and
+decoding; PSNR, the peak signal-to-noise ratio, is the mean of these reconstructions. Errors are standard errors."""
+    return [common, *tables]
+
+
+def _by_sort(plan: Plan, measured: dict[str, Any]) -> list[tuple[Sort, list[dict[str, Any]]]]:
+    """The measurements of models of scenes that there are: those of digits, then those of things."""
+    told = [measured[name] for name in plan.prompts if name in measured]
+    found = [(sort, [record for record in told if _sort(record) is sort]) for sort in (DIGITS, THINGS)]
+    return [(sort, records) for sort, records in found if records]
+
+
+def _sort(record: dict[str, Any]) -> Sort:
+    """By what prompts name."""
+    named = record["metrics"]["prompts_seen"]["details"]["attributes"]
+    (sort,) = (sort for sort in (DIGITS, THINGS) if sort.noun in named)
+    return sort
+
+
+def _about(template: str, record: dict[str, Any]) -> str:
+    """What is said of all measurements of a sort, of which one is given."""
+    real = record["reference"]
+    name, split = f"{real['name']:s}", f"{real['split']:s}"
+    return template.format(n=record["n"], size=real["size"], name=name, split=split)
+
+
+def _short_prompts_row(record: dict[str, Any]) -> list[str]:
+    kinds = [_figure(record, f"prompts_{kind}", ".1%") for kind in _sort(record).kinds]
+    return [*_how(record), *kinds, _figure(record, "sharpness", ".2f")]
 
 
 def _prompts_row(record: dict[str, Any]) -> list[str]:
-    metrics = record["metrics"]
-    row = _how(record)
-    for kind in KINDS:
-        found = metrics[f"prompts_{kind}"]
-        row.append(f"{_with_error(found, '.2%')} ({found['details']['true']['together']:.2%})")
-    row.append(_with_error(metrics["reconstruction"], ".2%") if "reconstruction" in metrics else "")
-    row.append(f"{_with_error(metrics['psnr'], '.2f')} dB" if "psnr" in metrics else "")
-    score = metrics.get("clip")
-    return [*row, f"{_with_error(score, '.2f')} ({_of_true_scenes(score)})" if score else ""]
+    sort, row = _sort(record), _how(record)
+    for kind in sort.kinds:
+        figure = _figure(record, f"prompts_{kind}", ".2%")
+        row.append(f"{figure} ({_of_true_scenes(record, kind)})" if figure else "")
+    row += [_figure(record, "sharpness", ".3f"), _figure(record, "reconstruction", ".2%")]
+    row.append(f"{psnr} dB" if (psnr := _figure(record, "psnr", ".2f")) else "")
+    if sort.clip:
+        score = _figure(record, "clip", ".2f")
+        row.append(f"{score} ({_clip_of_true_scenes(record)})" if score else "")
+    return row
 
 
-def _of_true_scenes(score: dict[str, Any]) -> str:
-    return f"{score['details']['true']:.2f} and {score['details']['shuffled']:.2f}"
+def _figure(record: dict[str, Any], metric: str, form: str) -> str:
+    """A figure of a model of scenes with its error; nothing where it may be missing, and is."""
+    if metric in OPTIONAL and metric not in record["metrics"]:
+        return ""
+    return _with_error(record["metrics"][metric], form)
+
+
+def _of_true_scenes(record: dict[str, Any], kind: str) -> str:
+    return f"{record['metrics'][f'prompts_{kind}']['details']['true']['together']:.2%}"
+
+
+def _clip_of_true_scenes(record: dict[str, Any]) -> str:
+    details = record["metrics"]["clip"]["details"]
+    return f"{details['true']:.2f} and {details['shuffled']:.2f}"
 
 
 def _with_error(found: dict[str, Any], form: str) -> str:
@@ -189,7 +264,9 @@ def _with_halves(record: dict[str, Any], metric: str, form: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    """In Markdown, without the columns in which there is nothing."""
+    kept = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    lines = [[line[column] for column in kept] for line in (head, ["---"] * len(head), *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
