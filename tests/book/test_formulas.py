@@ -11,7 +11,7 @@ import torch
 
 import formulas.entries  # noqa: F401
 import pages
-from bridge import chapters, equations, functions
+from bridge import BOOK, chapters, equations, functions
 from formulas import check, plant, symbols, vocabulary
 from formulas.latex import RELATIONS, text, tokens
 from formulas.printed import all_numbered, numbered
@@ -53,6 +53,24 @@ def test_every_formula_is_parsed_and_no_entry_is_left_over():
 def test_the_letters_of_every_numbered_formula_stand_in_a_table():
     gaps = symbols.gaps(symbols.book())
     assert not gaps, "\n".join(["Add a row to the chapter's table `## The letters of this chapter`:", *gaps])
+
+
+def other_expectations(chapter):
+    r"""Expectations that are not written as ``\mathbb{E}``, in what is printed as mathematics."""
+    prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", chapter, flags=re.MULTILINE | re.DOTALL)
+    formulas = re.findall(r"\$\$.*?\$\$|\$[^$]+\$", prose, re.DOTALL)
+    found = [re.findall(r"(?<![A-Za-z\\])(?<!\\mathbb\{)E(?![A-Za-z])", formula) for formula in formulas]
+    return [formula for formula, letters in zip(formulas, found, strict=True) if letters]
+
+
+@pytest.mark.parametrize("page", sorted(BOOK.glob("*.md")), ids=lambda path: path.stem)
+def test_an_expectation_has_one_form(page):
+    assert other_expectations(page.read_text(encoding="utf-8")) == []
+
+
+def test_another_form_of_an_expectation_is_found():
+    assert other_expectations(r"$E[x]$ and $\mathbb E[x]$, $$E_q$$") == ["$E[x]$", r"$\mathbb E[x]$", "$$E_q$$"]
+    assert other_expectations(r"$\mathbb{E}[x]$, $\mathrm{SE}$, `E[x]`") == []
 
 
 def test_the_page_of_equations_says_what_is_caught():

@@ -10,6 +10,7 @@ from pages import minutes
 START = (BOOK / "00-start-here.md").read_text()
 STATED = {stem: int(number) for stem, number in re.findall(r"^\| \[.*?\]\((.*?)\.md\) \|.*\| (\d+) \|$", START, re.M)}
 WAYS = re.findall(r"^\*\*([^*\n]+): (\w+) hours\*\*\n\n(.+?)\n:::::$", (BOOK / "index.md").read_text(), re.M | re.S)
+IN_CHAPTER_0 = re.findall(r"^- \*\*([^*\n]+), (\w+) hours\.\*\*", START, re.M)
 HOURS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 OWN = r"^\*\*Time:\*\* about (\d+) minutes to read"
 
@@ -33,8 +34,9 @@ def test_the_ways_of_the_front_page_take_their_hours(way, hours, text):
     assert abs(counted - HOURS.index(hours)) < 0.5, f"{way}: {counted:.1f} hours by what the chapters say"
 
 
-def test_two_ways_are_counted_in_hours():
+def test_chapter_0_gives_the_same_ways_the_same_hours():
     assert len(WAYS) == 2
+    assert [(way, hours) for way, hours, _ in WAYS] == IN_CHAPTER_0
 
 
 def test_minutes():

@@ -295,7 +295,8 @@ def draw(plan: Plan, measured: dict[str, Any], path: Path) -> None:
         for sampler, mark in zip(plan.curve.samplers, cycle("osv^Dx*"), strict=False):
             records = [measured[f"{sampler}-{steps}"] for steps in plan.curve.steps]
             points = [(record["evaluations"], scale * record["metrics"][metric]["value"]) for record in records]
-            axis.plot(*zip(*points, strict=True), mark + "-", markersize=4, linewidth=1.2, label=sampler)
+            label = f"{sampler} (ancestral)" if sampler == "ddpm" else sampler
+            axis.plot(*zip(*points, strict=True), mark + "-", markersize=4, linewidth=1.2, label=label)
             low, high = axis.get_ylim()
             outside += [f"{sampler} at {n}: {value:.3g}" for n, value in points if not low <= value <= high]
         if outside:
