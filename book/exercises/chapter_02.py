@@ -53,7 +53,7 @@ def two_point_denoiser(answer: Function) -> None:
             mistakes.append((torch.tanh(z), "the bells stand at +alpha and -alpha, not at +1 and -1"))
         mistakes.append((torch.tanh(alpha * x / sigma), "a bell has sigma squared in its exponent, not sigma"))
         refuse(got, mistakes)
-        hint = "weigh +1 and -1 by the bells N(x; alpha, sigma^2) and N(x; -alpha, sigma^2), made to sum to 1"
+        hint = "weigh +1 and -1 by the bells N(x; alpha, sigma^2) and N(x; -alpha, sigma^2), divided by their sum"
         expect(got, truth, hint)
     far = values(answer(torch.tensor([50.0], dtype=torch.float64), 0.9999, 0.01))
     if far is not None and bool(far.isnan().any()):
