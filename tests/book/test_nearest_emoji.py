@@ -55,7 +55,8 @@ def test_what_training_showed_has_all_that_it_draws_and_nothing_that_was_kept_ou
             assert not is_composed(torch.tensor(number), torch.tensor(look))
 
 
-def test_what_is_drawn_as_asked_is_nearest_to_that_and_a_copy_is_nearest_to_what_it_copies(things):
+def test_what_is_drawn_as_asked_is_nearest_to_that_and_a_copy_is_nearest_to_what_it_copies(things, monkeypatch):
+    monkeypatch.setattr(nearest_emoji, "FEW", 1)
     scene = Scenes(things, held_out=True).prompts("composed", 1, seed=0)[0]
     background = COLOURS.index(scene.background)
     asked = things.row[things.numbers(scene.things[0])]
