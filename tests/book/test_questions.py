@@ -78,3 +78,12 @@ def test_every_file_that_is_named_is_there():
 def test_a_wrong_figure_is_seen():
     assert agrees("98.17 %", 0.9817) and agrees("0.108", 0.10793)
     assert not agrees("98.18 %", 0.9817) and not agrees("0.109", 0.10793)
+
+
+def test_the_counts_of_nearest_pictures_are_those_of_the_figure():
+    found = json.loads((BOOK / "figures" / "nearest-emoji.json").read_text(encoding="utf-8"))["kinds"]
+    words = " ".join(PAGE.split("### Does the model copy its training pictures?\n")[1].split())
+    counts = re.search(r"Of (\d+) prompts .*? (\d+) were drawn nearer .*? all of (\d+) things", words).groups()
+    composed, unseen = found["composed"], found["unseen"]
+    assert list(map(int, counts)) == [composed["prompts"], composed["nearer_to_asked"], unseen["prompts"]]
+    assert unseen["nearer_to_asked"] == unseen["prompts"]
