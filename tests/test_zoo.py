@@ -59,7 +59,7 @@ def test_the_preset_expects_the_losses_that_the_card_reports(name):
 @pytest.mark.parametrize("name", ["mnist", "mnist-conditional"])
 def test_digits_are_clean(name):
     """Strokes are bright and together: hardly any bright pixel stands alone, and the ground is black."""
-    images = generate(open_model(name), Request(n=20, steps=25))
+    images = generate(open_model(name), Request(n=10, steps=25))
     bright = (images > 127).float()
     neighbours = F.conv2d(bright, torch.ones(1, 1, 3, 3), padding=1) - bright
     alone = (bright * (neighbours == 0)).sum() / bright.sum()
@@ -87,7 +87,7 @@ def test_the_label_decides_the_digit():
 
 def test_photographs_look_like_some():
     """Neighbouring pixels are alike, as in no noise; there is sky around airplanes, and none around deer."""
-    images = generate(open_model("cifar10-small"), Request(n=20, classes=(0, 4), steps=12, guidance=3.0)).float()
+    images = generate(open_model("cifar10-small"), Request(n=10, classes=(0, 4), steps=12, guidance=3.0)).float()
     left, right = images[..., :-1].flatten(), images[..., 1:].flatten()
     assert torch.corrcoef(torch.stack([left, right]))[0, 1] > 0.9
     assert images.std() > 40

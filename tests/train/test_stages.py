@@ -63,8 +63,9 @@ def finished(preset, tmp_path_factory):
 
 
 @pytest.fixture
-def refuse(capsys, preset):
+def refuse(capsys, preset, tmp_path, monkeypatch):
     """Runs ``train both.toml`` that must be refused: the one line that it says, once nothing has been written."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*words):
         before = sorted(Path.cwd().rglob("*"))
@@ -345,8 +346,7 @@ def test_what_a_stage_alone_takes_is_refused_by_the_name_of_its_preset(refuse, p
     assert "train.seed" in refuse("--train.seed", -1)[1]
 
 
-def test_mistakes_leave_nothing_behind(refuse, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_mistakes_leave_nothing_behind(refuse):
     _, line = refuse("--data", "none/such/folder")
     assert line == "there is no folder none/such/folder"
     Path("runs").mkdir()
