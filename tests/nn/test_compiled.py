@@ -1,5 +1,6 @@
 """Compiled, in the precision that is trained in, the network's parts compute the gradients that they do uncompiled."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ class Parts(nn.Module):
         return self.up(self.attention(self.residual(self.down(x), time)))
 
 
+@pytest.mark.slow  # a minute, and what it tests changes with the version of PyTorch alone, which is pinned
 def test_gradients():
     torch.manual_seed(0)
     torch._dynamo.reset()
