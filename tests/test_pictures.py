@@ -43,6 +43,14 @@ def test_large_images_keep_their_size():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_one_image_alone_has_its_own_size(channels):
+    """What was drawn can be drawn over: there is no margin around it, and it is not enlarged."""
+    image = torch.arange(channels * 28 * 24).reshape(1, channels, 28, 24).to(torch.uint8)
+    pixels = np.asarray(grid(image, columns=1))
+    assert np.array_equal(pixels.reshape(28, 24, channels), image[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 def test_overlay(images, channels):
     """Half grey, half colour: the colour of each quarter of the way from the least to the most, and between them."""
     image = images[channels][0]

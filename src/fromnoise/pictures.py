@@ -22,8 +22,13 @@ INFERNO = (0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
-    """Images uint8 ``(N, C, H, W)`` in rows of ``columns``, a little apart on white; small ones enlarged."""
+    """Images uint8 ``(N, C, H, W)`` in rows of ``columns``, a little apart on white; small ones enlarged.
+
+    One image alone stays as it is, so that another request can begin with it.
+    """
     count, channels, height, width = images.shape
+    if count == 1:
+        return _picture(images[0].permute(1, 2, 0).numpy())
     scale = max(1, 56 // height)
     rows = math.ceil(count / columns)
     cell_height, cell_width = height * scale + PADDING, width * scale + PADDING
