@@ -88,7 +88,7 @@ class Sample(_Drawing):
     """Draws images from a model."""
 
     out: Annotated[Path | None, unset("PATH", "MODEL.png")] = None
-    """FILE.png (one grid), FILE.npz (arrays) or a new folder (one PNG each)"""
+    """FILE.png (one grid, or one picture as it is), FILE.npz (arrays) or a new folder (one PNG each)"""
     attention_maps: Annotated[Path | None, unset("DIR", "none")] = None
     """a new folder for where each word of a prompt was looked at: a picture for each word, and the arrays by layer and
     step"""
