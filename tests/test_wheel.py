@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fromnoise"
-SHIPPED = ["cifar10-small", "mini-sd", "mnist", "mnist-conditional", "mnist-guide"]
+SHIPPED = ["cifar10-small", "emoji-sd", "mini-sd", "mnist", "mnist-conditional", "mnist-guide"]
 
 
 def run(*words, cwd, **environment):
