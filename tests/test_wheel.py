@@ -69,7 +69,7 @@ def test_it_works_alone(installed, tmp_path):
     listed = run("-m", "fromnoise", "models", cwd=tmp_path, **environment)
     assert [line.split()[0] for line in listed.splitlines()] == SHIPPED
     for model in SHIPPED:
-        asked = ("--prompt", "a red 7 on blue") if model == "mini-sd" else ()
+        asked = ("--prompt", "a red 7 on blue") if model.endswith("-sd") else ()
         said = run("-m", "fromnoise", "sample", model, "--n", "2", "--steps", "2", *asked, cwd=tmp_path, **environment)
         assert said == f"2 images: {model}.png\n"
         assert (tmp_path / f"{model}.png").read_bytes().startswith(b"\x89PNG")
