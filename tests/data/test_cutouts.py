@@ -181,11 +181,11 @@ def test_glyphs_are_things_with_their_names(glyphs: Cutouts) -> None:
 
 def test_all_names_and_keywords_are_words_of_the_captions(glyphs: Cutouts, things: Cutouts) -> None:
     """They are told though a sample of captions may lack some; digits have none that it lacks."""
-    assert {"jack-o-lantern", "pumpkin", "halloween", "lazy", "woman astronaut"} <= glyphs.words
-    assert glyphs.words == {word for one in glyphs.names for word in (*one.names, *one.keywords)}
-    assert things.words == {name.names[0] for name in things.names}
-    assert Scenes(glyphs).words == glyphs.words
-    assert Scenes(Digits(small_digits())).words == frozenset()
+    assert {"jack-o-lantern", "pumpkin", "halloween", "lazy", "woman astronaut"} <= set(glyphs.texts())
+    assert set(glyphs.texts()) == {word for one in glyphs.names for word in (*one.names, *one.keywords)}
+    assert set(things.texts()) == {name.names[0] for name in things.names}
+    assert set(Scenes(glyphs).texts()) == set(glyphs.texts())
+    assert not list(Scenes(Digits(small_digits())).texts())
 
 
 def test_a_font_without_colours_is_refused(tmp_path, small_names) -> None:

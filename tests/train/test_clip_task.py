@@ -11,6 +11,7 @@ import torch
 from runs import BRIEF, assert_same_run
 from torch import Tensor
 
+from fromnoise.data.captions import CaptionedImages
 from fromnoise.data.cutouts import Cutouts, Names
 from fromnoise.data.images import to_pixels
 from fromnoise.data.scenes import Scenes
@@ -35,7 +36,7 @@ CONFIG = TrainingConfig(name="tiny-clip", task="clip").override(
 class Squares:
     """Pictures of one colour each, with its name as the caption; as many of them as ``rows``."""
 
-    size, shards, words = 16, (), frozenset()
+    size, shards = 16, ()
 
     def __init__(self, rows: int | None = None):
         self.rows = rows
@@ -46,6 +47,9 @@ class Squares:
 
     def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
         return self.draw(indices, generator)[1]
+
+    def texts(self) -> list[str]:
+        return []
 
     def images(self, drawn: dict[str, Tensor]) -> Tensor:
         levels = torch.stack([drawn["colour"] >> bit & 1 for bit in range(3)], 1) * 2.0 - 1  # (B, 3)
@@ -98,11 +102,19 @@ def test_the_vocabulary_knows_every_name_of_things(monkeypatch):
     monkeypatch.setattr(clip, "load_captioned", lambda config, source: (scenes, scenes))
     task, every = made(), {word for words in keywords for word in words}
     assert every < task.vocabulary.words and task.tokenizer.known_words == task.vocabulary.words
-    scenes.words = frozenset()
+    monkeypatch.setattr(scenes, "texts", lambda: [])
     without = made()
     assert len(every - without.vocabulary.words) > 100, "captions alone do not have them all"
     assert task.vocabulary.tokens == without.vocabulary.tokens and task.vocabulary.merges == without.vocabulary.merges
     assert task.record == without.record
+
+
+def test_the_vocabulary_knows_every_word_of_pictures_with_captions(monkeypatch):
+    """Of a thousand pictures, each has a word of its own, and the sample is of 512."""
+    words = [f"{a}{b}{c}" for a, b, c in product(ascii_lowercase[:10], repeat=3)]
+    pictures = CaptionedImages(torch.zeros(1000, 3, 16, 16, dtype=torch.uint8), [[f"a {word}"] for word in words])
+    monkeypatch.setattr(clip, "load_captioned", lambda config, source: (pictures, pictures))
+    assert made().vocabulary.words == {"a", *words}
 
 
 def test_all_rows_are_read_where_they_have_an_end(monkeypatch):

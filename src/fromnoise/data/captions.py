@@ -4,10 +4,10 @@ import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -47,7 +47,6 @@ class Captioned(Protocol):
     rows: int | None  # how many there are; none: they are drawn without end
     shards: tuple[int, ...]  # how many are in each part that is read as a whole; empty: they are in no such parts
     size: int  # height and width, in pixels
-    words: frozenset[str]  # that captions have and a sample of them may lack, in texts
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:
         """What the pictures at ``indices`` ``(B,)`` are made from, on the CPU, and a caption of each.
@@ -57,6 +56,9 @@ class Captioned(Protocol):
 
     def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
         """The captions alone that `draw` has, for which no picture is read."""
+
+    def texts(self) -> Iterable[str]:
+        """What has all the words that a sample of the captions may lack."""
 
     def images(self, drawn: Drawn) -> Tensor:
         """The pictures ``(B, 3, size, size)`` in [-1, 1], on the device of ``drawn``."""
@@ -120,7 +122,6 @@ class CaptionedImages:
         self.rows: int | None = len(pixels)
         self.size: int = pixels.shape[-1]
         self.shards = tuple(shards) if len(shards) > 1 else ()
-        self.words: frozenset[str] = frozenset()
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:
         """The pixels ``(B, 3, S, S)`` at ``indices`` ``(B,)``, and one of the captions of each, at random.
@@ -139,6 +140,10 @@ class CaptionedImages:
     def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
         """One of the captions of each picture at ``indices`` ``(B,)``, at random, whether or not it may be drawn."""
         return self._chosen(indices.tolist(), torch.rand(2, len(indices), generator=generator)[0])
+
+    def texts(self) -> Iterable[str]:
+        """All captions."""
+        return chain.from_iterable(self.captions)
 
     def _chosen(self, rows: Sequence[int], choice: Tensor) -> list[str]:
         several = [self.captions[row] for row in rows]

@@ -7,7 +7,7 @@ where it ends.
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -107,7 +107,6 @@ class Cutouts:
         numbers = torch.arange(len(pixels)) if numbers is None else numbers
         looks = torch.zeros_like(numbers) if looks is None else looks
         self.pixels, self.names, self.tones = pixels, tuple(names), tuple(tones)
-        self.words = frozenset(text for one in self.names for text in (*one.names, *one.keywords))
         self.edges = ink_edges(pixels[:, 3], 255 / 2)  # (N, 2, 2)
         self.row = torch.full((len(names), len(tones)), -1)  # (K, L)
         self.row[numbers, looks] = torch.arange(len(pixels))
@@ -141,6 +140,9 @@ class Cutouts:
             "all": torch.ones_like(unseen),
         }
         return of_kind[kind] & self.visible[self.row[number, look]]
+
+    def texts(self) -> Iterable[str]:
+        return (text for one in self.names for text in (*one.names, *one.keywords))
 
     def thing(self, number: int, look: int, size: str) -> Thing:
         names = self.names[number]

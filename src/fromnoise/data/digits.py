@@ -4,6 +4,7 @@ A tenth of the combinations of digit, colour and background are never drawn for 
 makes of them shows whether it has learned the words one by one.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -32,7 +33,6 @@ class Digits:
     """Grey digits, whose looks are the colours that they are painted in; see `Things`."""
 
     kinds: tuple[Kind, ...] = ("seen", "unseen", "two")
-    words: frozenset[str] = frozenset()
     lengths = Lengths(small=(17.0, 20.0), large=(26.0, 30.0), large_of_two=28.0, centres=(17.0, 32.0, 47.0))
 
     def __init__(self, images: Images) -> None:
@@ -57,6 +57,9 @@ class Digits:
         unseen = is_unseen(digit, colour, background)
         kept = {"seen": ~unseen, "unseen": unseen, "all": torch.ones_like(unseen)}[kind] & (colour != background)
         return torch.stack([digit[kept], colour[kept], background[kept]], 1).view(8, -1, 3)
+
+    def texts(self) -> Iterable[str]:
+        return ()
 
     def thing(self, number: int, look: int, size: str) -> Thing:
         return Digit(number, size, COLOURS[look])

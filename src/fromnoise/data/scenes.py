@@ -4,7 +4,7 @@ Some combinations are never drawn for training (`Things.combinations`). What a m
 learned the words one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,6 @@ class Scenes:
 
     def __init__(self, things: Things, size: int = LENGTHS_FOR, held_out: bool = False) -> None:
         self.things, self.size, self.held_out = things, size, held_out
-        self.words = things.words
         self.combinations = things.combinations("all" if held_out else "seen")
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Drawn, list[str]]:
@@ -103,6 +102,10 @@ class Scenes:
     def captions_of(self, indices: Tensor, generator: torch.Generator) -> list[str]:
         """The captions alone of what `draw` has."""
         return self.draw(indices, generator)[1]
+
+    def texts(self) -> Iterable[str]:
+        """What things are called, see `Captioned`."""
+        return self.things.texts()
 
     def draw_scenes(self, count: int, generator: torch.Generator) -> tuple[Drawn, list[Scene]]:
         """What so many pictures are made from, and what each shows."""

@@ -1,5 +1,6 @@
 """What scenes are made of: digits, or things that were cut out of something, as far as the scenes must know them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -48,7 +49,6 @@ class Things(Protocol):
     kinds: tuple[Kind, ...]  # of prompts that there are
     lengths: Lengths
     pixels: Tensor  # (N, C, h, w) uint8
-    words: frozenset[str]  # of which captions name them, in texts, where there are more than a few
     edges: Tensor  # (N, 2, 2): where each begins and ends in its picture, see `ink_edges`
 
     def combinations(self, kind: Literal["seen", "unseen", "composed", "all"]) -> Tensor:
@@ -59,6 +59,9 @@ class Things(Protocol):
         Raises:
             UserError: there are none.
         """
+
+    def texts(self) -> Iterable[str]:
+        """All that captions may call them, where that is more than a few words."""
 
     def thing(self, number: int, look: int, size: str) -> Thing:
         """The thing of a number, in plain values."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers
@@ -38,7 +39,7 @@ class Vocabulary:
         return Tokenizer(self.tokens, list(self.merges), file, self.words)
 
 
-def learn_vocabulary(captions: Sequence[str], size: int, length: int, words: Iterable[str] = ()) -> Vocabulary:
+def learn_vocabulary(captions: Sequence[str], size: int, length: int, texts: Iterable[str] = ()) -> Vocabulary:
     """Merges the pair of tokens that stands in the captions most often, again and again, until there are enough.
 
     It depends on nothing but how often each word occurs. Any text can be told in its tokens: each byte is one.
@@ -46,7 +47,7 @@ def learn_vocabulary(captions: Sequence[str], size: int, length: int, words: Ite
     Args:
         size: how many tokens to have, at most; where all words are whole, there are fewer. The bytes are always there.
         length: number of ids that each text is to get, with those that begin and end it.
-        words: that captions have too, whether or not these do; they change no token.
+        texts: whose words are known too, whether or not these captions have them; they change no token.
 
     Source: Sennrich et al. 2015 (arXiv 1508.07909), section 3.2; Radford et al. 2021 (arXiv 2103.00020), section 2.4.
     """
@@ -66,5 +67,5 @@ def learn_vocabulary(captions: Sequence[str], size: int, length: int, words: Ite
     tokens = dict(model["vocab"])
     tokens |= {token: len(tokens) + i for i, token in enumerate((BOS, EOS))}
     merges = tuple((left, right) for left, right in model["merges"])
-    known = frozenset(word for text in (*captions, *words) for word in spoken(text))
+    known = frozenset(word for text in chain(captions, texts) for word in spoken(text))
     return Vocabulary(dict(sorted(tokens.items(), key=lambda item: item[1])), merges, length, known)

@@ -156,4 +156,4 @@ def _learned(images: Captioned, config: TrainingConfig) -> tuple[Vocabulary, Dat
         captions += images.captions_of(batch_indices(seed, step, part, images.rows), generator_for(seed, 9, step))
     texts = zlib.crc32("\n".join(captions).encode())
     record = DataRecord(images.rows or 0, checksum, texts, None, shards=images.shards)
-    return learn_vocabulary(captions, clip.vocabulary, clip.max_length, images.words), record
+    return learn_vocabulary(captions, clip.vocabulary, clip.max_length, images.texts()), record
