@@ -1,14 +1,15 @@
 """Attention: every position looks at every other, or at the words of a text."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fromnoise.nn.fast.attention import fused_attention
 from fromnoise.nn.layers import GroupNorm, zeroed
 
 # Up to so many scores a head, a CPU computes attention as two matrix products: 16x16 positions, the most that a preset
 # trains at. There the fused kernel's bf16 backward pass is slow, and its bits are others. Above, it takes 0.3 to 0.8
 # of the time (EPYC, AVX2, fp32), and does not store the scores: 1 GiB at 64x64 positions, 8 heads and guidance.
+# Where nothing is learned, `nn/fast/attention.py` is faster still.
 FEW_SCORES = 256 * 256
 
 
@@ -26,7 +27,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, upcast: bool = False
     Source: Vaswani et al. 2017 (arXiv 1706.03762), equation 1.
     """
     if upcast or query.device.type != "cpu" or query.shape[-2] * key.shape[-2] > FEW_SCORES:
-        return F.scaled_dot_product_attention(query, key, value)  # (..., N, head_dim)
+        return fused_attention(query, key, value)  # (..., N, head_dim)
     scale = query.shape[-1] ** -0.25
     scores = (query * scale) @ (key * scale).transpose(-2, -1)  # (..., N, M)
     return torch.softmax(scores, dim=-1) @ value  # (..., N, head_dim)
