@@ -180,8 +180,7 @@ def sample(arguments: Sequence[str]) -> None:
         from fromnoise.sampling.plan import plan
         from fromnoise.sampling.words import draw_with_maps
 
-        model = open_model(options.model, options.revision)
-        planned = plan(model, options.request)
+        planned = plan(open_model(options.model, options.revision), options.request)
         bar.reset(planned.n * planned.evaluations)
         bar.set_description("drawing")
         if options.attention_maps is None:
@@ -191,7 +190,7 @@ def sample(arguments: Sequence[str]) -> None:
     made_by = json.dumps({"model": options.model, **dataclasses.asdict(planned.request)}, default=str)
     facts = {"fromnoise": __version__, "request": made_by}
     if (suffix := out.suffix.lower()) == ".png":
-        asked = options.request.classes or options.request.prompts or model.conditioner.names
+        asked = options.request.classes or options.request.prompts or planned.model.conditioner.names
         save_grid(out, images, min(planned.n, len(asked) if len(asked) > 1 else 8), facts)
     elif suffix == ".npz":
         save_array(out, images, planned.wishes)

@@ -250,7 +250,7 @@ def test_the_model_and_the_random_state_stay_as_they_were(dtype, conditional):
 def test_the_network_is_not_copied_where_it_can_stay(conditional, monkeypatch):
     """A network of several gigabytes could not be."""
     model, copied = open_model(conditional), []
-    monkeypatch.setattr(copy, "deepcopy", lambda network: copied.append(network) or network)
+    monkeypatch.setattr(copy, "deepcopy", lambda network, *known: copied.append(network) or network)
     generate(model, Request(n=1, steps=1))
     assert copied == []
     generate(model, Request(n=1, steps=1, dtype="bf16"))
