@@ -60,7 +60,7 @@ def test_a_classifier_is_trained_and_knows_how_good_it_is(tmp_path):
     )
     assert accuracy >= 0.8
     card = (run / "README.md").read_text()
-    assert f"{100 * accuracy:.1f}" in card
+    assert f"{100 * accuracy:.2f}%" in card
     assert re.search(r"^\| 80 \| [\d.]+ \|$", card, re.MULTILINE)
 
 
