@@ -8,9 +8,9 @@ import torch
 from fromnoise.nn import attention as plain
 from fromnoise.nn.fast import attention as fast
 from fromnoise.nn.fast.attention import formula, fused_attention
-from fromnoise.nn.fast.kernels import library
+from fromnoise.nn.fast.kernels import TYPES, library
 
-DTYPES = [dtype for dtype, name in fast.TYPES.items() if hasattr(library(fast.SOURCE), f"attention_{name}")]
+DTYPES = [dtype for dtype, name in TYPES.items() if hasattr(library(fast.SOURCE), f"attention_{name}")]
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 4e-3}  # of the result's norm; a number of bf16 is good to 4e-3
 
 SHAPES = {  # batch, heads, queries, keys, head_dim

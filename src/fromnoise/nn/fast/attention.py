@@ -1,4 +1,4 @@
-"""Attention over many positions, for drawing on a CPU: in about half the time of PyTorch's fused kernel, or less.
+"""Attention over many positions, for drawing on a CPU: in 0.3 to 0.9 of the time of PyTorch's fused kernel.
 
 PyTorch's multiplies small matrices by a library that is slow on them: 40 numbers a head, as Stable Diffusion has.
 `attention.cpp` multiplies them itself, and takes a few queries at a time, so that no matrix of all scores is stored.
@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fromnoise.nn.fast.convolution import DOT_PRODUCTS, MATRICES
-from fromnoise.nn.fast.kernels import call, library
+from fromnoise.nn.fast.kernels import DOT_PRODUCTS, MATRICES, TYPES, call, library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # what the kernel is made for
 
 
 def formula(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fromnoise.nn.fast.kernels import call, library
+from fromnoise.nn.fast.kernels import DOT_PRODUCTS, MATRICES, call, library
 from fromnoise.nn.fast.winograd import tile_for, winograd
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE, NARROW = 32, 8  # channels of the two sides come in multiples of these, the kernel's blocks
-DOT_PRODUCTS = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-MATRICES = bool(torch.cpu.get_capabilities().get("amx_bf16"))  # with these, PyTorch's own gradient is the faster one
 
 
 def formula(

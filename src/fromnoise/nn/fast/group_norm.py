@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fromnoise.nn.fast.kernels import call, library
+from fromnoise.nn.fast.kernels import TYPES, call, library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 16  # the kernel takes this number of channels side by side
-TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # what the kernel is made for
 
 
 def formula(

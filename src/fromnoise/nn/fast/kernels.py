@@ -20,6 +20,9 @@ from fromnoise.files import atomic_write, cache_file, read_bytes
 from fromnoise.terminal import warn
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
+TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # of features, as the functions of a kernel name them
+DOT_PRODUCTS = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # instructions that kernels use for bf16
+MATRICES = bool(torch.cpu.get_capabilities().get("amx_bf16"))  # those with which PyTorch's own code is the faster one
 C_TYPES: dict[type, Any] = {bool: ctypes.c_int, int: ctypes.c_int64, float: ctypes.c_float}
 PATIENCE = 60.0  # seconds for the compiler, which takes one or two
 MAX_BYTES = 2**26  # of a library
