@@ -1,6 +1,7 @@
 """Captioned pictures: which caption belongs to which picture, what is drawn, and what is told of the rest."""
 
 import json
+import re
 
 import datasets
 import pytest
@@ -71,6 +72,24 @@ def test_metadata_in_a_table(tmp_path):
     assert by_grey(*load(tmp_path / "p", caption_column="artist")) == {grey: ["x"] for grey in range(6)}
 
 
+@pytest.mark.parametrize("row", ["1.png,a ball, on grass", '1.png, "a ball, on grass"', '1.png,"a ball'])
+def test_a_row_of_a_table_whose_caption_would_lose_its_end_is_refused(tmp_path, row):
+    """A comma without quotes, a space before the quotes, and quotes that never end."""
+    pictures(tmp_path / "p", range(3))
+    (tmp_path / "p" / "metadata.csv").write_text(f"file_name,text\n0.png,red\n{row}\n2.png,blue\n")
+    known = "line 3 has more cells than the first: put ", "metadata.csv cannot be read: unexpected end"
+    assert any(words in refused(tmp_path / "p") for words in known)
+    (tmp_path / "p" / "metadata.csv").write_text("file_name,text,,\n0.png,red,,\n1.png,green\n2.png,blue,\n")
+    assert by_grey(*load(tmp_path / "p")) == {0: ["red"], 1: ["green"], 2: ["blue"]}
+
+
+def test_half_a_letter_of_two_parts(tmp_path):
+    """JavaScript cuts texts between the two halves of a letter, and JSON can say so, but UTF-8 cannot."""
+    folder = metadata(pictures(tmp_path / "p", range(3)), *({"file_name": f"{g}.png", "text": "x"} for g in range(3)))
+    (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text().replace('"x"', r'"nice \ud83d"'))
+    assert by_grey(*load(folder)) == {g: ["nice ?"] for g in range(3)}
+
+
 def test_captions_that_are_numbers(tmp_path):
     rows = [{"file_name": f"{grey}.png", "text": str(grey)} for grey in range(4)]
     assert by_grey(*load(metadata(pictures(tmp_path / "p", range(4)), *rows))) == {
@@ -104,6 +123,12 @@ def test_several_captions(tmp_path):
     assert found == {g: [f"{g}", f"no {g + 1}"] for g in range(3)} | {
         g: [f"{w} {g}" for w in "abc"] for g in range(3, 6)
     }
+
+
+def test_captions_of_one_picture_under_two_names_and_in_two_files(tmp_path):
+    folder = metadata(pictures(tmp_path / "p", range(3)), *({"file_name": f"{g}.png", "width": 4} for g in range(3)))
+    (folder / "metadata.csv").write_text("file_name,text\n0.png,a\n./0.png,b\n1.png,c\n2.png,\n2.png,d\n")
+    assert by_grey(*load(folder)) == {0: ["a", "b"], 1: ["c"], 2: ["d"]}
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -265,7 +290,25 @@ def test_where_no_picture_has_a_caption(tmp_path):
     assert "has no column of captions 'words'" in refused(folder, caption_column="words")
     for grey in range(4):
         (folder / f"{grey}.txt").write_text(" \n\n")
-    assert "no picture has a caption in text" in refused(folder)
+    found = re.search(
+        r"p, test: of 1 pictures none has a caption in text \(the first is (\d).png\): put", refused(folder)
+    )
+    for grey in {*range(4)} - {int(found[1])}:
+        (folder / f"{grey}.txt").write_text("all but the one that is held out\n")
+    assert f"p, test: of 1 pictures none has a caption in text (the first is {found[1]}.png)" in refused(folder)
+    (folder / f"{found[1]}.txt").write_text("that one\n")
+    assert len(load(folder)[1].pixels) == 1
+
+
+@pytest.mark.parametrize("secret", ["", None])
+def test_a_test_split_whose_captions_are_kept_secret_is_not_taken(tmp_path, capfd, secret):
+    for split, greys in (("train", range(4)), ("validation", (5, 6)), ("test", (7, 8))):
+        rows = [{"file_name": f"{g}.png", "text": f"grey {g}"} for g in greys]
+        rows = [row | {"text": secret} for row in rows] if split == "test" else rows
+        metadata(pictures(tmp_path / "p" / split, greys), *rows)
+    train, held_out = load(tmp_path / "p")
+    assert {*by_grey(train)} == {*range(4)} and {*by_grey(held_out)} == {5, 6}
+    assert "split test has no captions: other pictures are held out" in capfd.readouterr().err
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):

@@ -145,9 +145,13 @@ def test_folders_that_hold_no_things_are_refused(tmp_path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "box.png")
     with pytest.raises(UserError, match="box.png has no transparent surroundings"):
         load_folder(tmp_path, 64)
-    (tmp_path / "box.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="box.png is no picture"):
-        load_folder(tmp_path, 64)
+    whole = draw_cutouts(tmp_path / "whole") / "red car.png"
+    start = whole.read_bytes().index(b"IDAT")
+    cut = whole.read_bytes()[: start + 4] + b"\0" * 9 + whole.read_bytes()[start + 40 :]
+    for content in (b"no picture", cut, whole.read_bytes()[:-40]):
+        (tmp_path / "box.png").write_bytes(content)
+        with pytest.raises(UserError, match="box.png cannot be read as an image: replace or remove it"):
+            load_folder(tmp_path, 64)
     (tmp_path / "box.png").unlink()
     folder = draw_cutouts(tmp_path / "more")
     (folder / "red car.png").rename(folder / "green frog.png")

@@ -249,6 +249,31 @@ def test_metadata_with_fewer_or_more_rows_than_images(tmp_path):
     refused(write(tmp_path / "bad", names | {"metadata.jsonl": b"{"}), "metadata.jsonl cannot be read")
 
 
+def test_metadata_names_images_from_where_it_lies(tmp_path, monkeypatch):
+    """However the folder is named, in a zip that counts as one, and by a whole path."""
+    rows = metadata({"file_name": "../1.png", "label": 1}, {"file_name": "./2.png", "label": 2})
+    folder = write(tmp_path / "a" / "p", {"sub/metadata.jsonl": rows, "1.png": 1, "sub/2.png": 2})
+    monkeypatch.chdir(tmp_path / "a")
+    for name in (folder, folder / "sub" / "..", "p", "../a/p", "./p"):
+        assert everything(name, labelled=True) == {1: "1", 2: "2"}
+    for name in ("photos/1.png", "photos.zip/1.png"):
+        place = tmp_path / name.replace("/", "-")
+        write(place, {"metadata.jsonl": metadata({"file_name": name, "label": 3}, {"file_name": "0.png", "label": 4})})
+        write(place, {"0.png": 0})
+        with zipfile.ZipFile(place / "photos.zip", "w") as archive:
+            archive.write(folder / "1.png", "1.png")
+        assert everything(place, labelled=True) == {0: "4", 1: "3"}
+    whole = {"file_name": str(folder / "1.png"), "label": 1}, {"file_name": "2.png", "label": 2}
+    (folder / "sub" / "metadata.jsonl").write_bytes(metadata(*whole))
+    assert everything(folder, labelled=True) == {1: "1", 2: "2"}
+
+
+def test_metadata_that_names_a_format_that_is_not_read(tmp_path):
+    rows = metadata({"file_name": "1.heic", "label": 1}, {"file_name": "2.png", "label": 2})
+    folder = write(tmp_path / "p", {"metadata.jsonl": rows, "1.heic": b"ftypheic", "2.png": 2})
+    refused(folder, "names 1.heic, which is no image that can be read: save it as PNG or JPEG")
+
+
 # labels
 
 

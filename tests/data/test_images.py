@@ -193,6 +193,14 @@ def test_images_are_upright(tmp_path):
     assert load(tmp_path / "phone").pixels[0, 0, :, 0].tolist() == [0, 0, 0, 255]
 
 
+def test_a_photograph_whose_camera_wrote_nonsense_is_read(tmp_path):
+    save_image(tmp_path / "phone" / "0.png")
+    for index in (1, 2, 3):
+        photograph = Image.fromarray(np.full((4, 4), 77, np.uint8))
+        photograph.save(tmp_path / "phone" / f"{index}.jpg", exif=b"Exif\0\0nonsense", dpi=(72, 72))
+    assert load(tmp_path / "phone").pixels[-1].unique().tolist() == [77]
+
+
 def test_what_save_to_disk_wrote(tmp_path):
     columns = {"image": encoded(tmp_path / "source", *range(4))}
     dataset = datasets.Dataset.from_dict(columns, features=datasets.Features({"image": datasets.Image()}))
@@ -365,10 +373,20 @@ def test_a_third_of_the_memory_is_for_images(monkeypatch):
     lines = pathlib.Path("/proc/meminfo")
     if lines.exists():
         total = 1024 * int(lines.read_text().split()[1])
+        monkeypatch.setattr(module, "CONTAINER_LIMITS", [])
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
         assert module.room() == pytest.approx(total / 3, rel=0.01)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
         assert module.room() == pytest.approx(total / 12, rel=0.01)
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path, monkeypatch):
+    limits = [tmp_path / name for name in ("none", "max", "less")]
+    limits[1].write_text("max\n")
+    limits[2].write_text(f"{3 * 2**20}\n")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(module, "CONTAINER_LIMITS", limits)
+    assert module.room() == 2**20
 
 
 # sources that cannot be used

@@ -11,6 +11,7 @@ import torch
 from runs import BRIEF, assert_same_run
 from torch import Tensor
 
+from fromnoise import terminal
 from fromnoise.data.captions import CaptionedImages
 from fromnoise.data.cutouts import Cutouts, Names
 from fromnoise.data.images import to_pixels
@@ -162,6 +163,28 @@ def test_it_learns(monkeypatch):
     drawn, _ = Squares().draw(torch.arange(32), generator_for(0, 8, 0))
     assert torch.equal(rows[:, 0], to_pixels(Squares().images(drawn))[:8]), "the first of a row is the caption's own"
     assert (rows[:, 1:] == rows[:, :1]).flatten(1).all(1).float().mean() > 0.7
+
+
+def test_captions_that_lose_their_end_are_told(capfd):
+    class Long(Squares):
+        def draw(self, indices, generator):
+            drawn, captions = super().draw(indices, generator)
+            return drawn, [f"{caption} and nothing else at all" for caption in captions]
+
+    terminal.warn.cache_clear()
+    clip._learned(Squares(40), CONFIG)
+    assert capfd.readouterr().err == ""
+    clip._learned(Long(40), CONFIG)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        "fromnoise: 8 of 8 captions are longer than 6 tokens and lose their end, such as 'at all' of"
+    )
+    assert "of 'a black square and nothing else at all': --clip.max-length of the stage" in line
+
+
+def test_mirrored_pictures_are_refused():
+    with pytest.raises(UserError, match="data.flip does not go with captions"):
+        TASKS["clip"](CONFIG.override({"data.flip": True}), "squares")
 
 
 def test_several_processes_are_refused(monkeypatch):

@@ -77,6 +77,12 @@ def test_what_is_said_of_data_goes_with_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for copy in ("ylecun/mnist", str(tmp_path / "ylecun" / "mnist")):
         assert preset.trained_on(copy) == preset
+    (tmp_path / "scenes").mkdir()
+    for own in ("scenes", "digits"):  # no hub id, of which a folder of the name could be a copy
+        (tmp_path / own).mkdir(exist_ok=True)
+        other = load_config("mini-sd-clip" if own == "scenes" else "digits").trained_on(f"./{own}")
+        assert (other.data.source, other.data.licence, other.expect) == (str(tmp_path / own), "", {})
+        assert load_config("mini-sd-clip").trained_on(own).data.source == own
     assert preset.override({"data.source": "a/b"}).data.licence == ""
     assert preset.trained_on("a/b").override({"data.licence": "mine"}).data.licence == "mine"
     assert preset.override({"train.steps": 5}).data == preset.data

@@ -13,7 +13,7 @@ from runs import AUTOENCODER
 from fromnoise.data import arrow, captions
 from fromnoise.data.captions import StoredPixels
 from fromnoise.errors import UserError
-from fromnoise.train.config import load_config
+from fromnoise.train.config import DataConfig, load_config
 from fromnoise.train.randomness import batch_indices
 from fromnoise.train.tasks import clip
 from fromnoise.train.trainer import Trainer
@@ -89,6 +89,18 @@ def test_where_pictures_are_kept_does_not_matter(folder, tmp_path, monkeypatch):
         trainer.take_step()
     for name, values in run.network.state_dict().items():
         assert values.equal(in_memory.network.state_dict()[name]), name
+
+
+def test_a_picture_that_cannot_be_read_may_be_replaced_and_not_removed(tmp_path, monkeypatch):
+    """A run that has begun knows how many pictures there are."""
+    monkeypatch.setattr(captions, "room", lambda: 0)
+    for row in range(30):
+        Image.new("RGB", (16, 16), (row, 0, 0)).save(tmp_path / f"{row:02}.png")
+        (tmp_path / f"{row:02}.txt").write_text(f"number {row}")
+    pictures, _ = captions.load_captioned(DataConfig(size=16), str(tmp_path))
+    (tmp_path / "07.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"07.png cannot be read as an image: replace or remove it \(if you remove it"):
+        pictures.draw(torch.arange(pictures.rows), torch.Generator())
 
 
 def test_a_clip_learns_its_words_from_all_shards_and_reads_few_pictures(folder, monkeypatch):

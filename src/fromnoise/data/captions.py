@@ -24,7 +24,7 @@ from fromnoise.data.images import (
     read_pixels,
     room,
 )
-from fromnoise.data.table import CAPTION_COLUMNS, Column, File, Splits, Table
+from fromnoise.data.table import CAPTION_COLUMNS, SPLITS, Column, File, Splits, Table
 from fromnoise.errors import UserError
 from fromnoise.terminal import warn
 
@@ -80,7 +80,10 @@ class StoredPixels:
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """The pixels at ``indices`` ``(B,)``, uint8 ``(B, 3, S, S)``."""
-        return decoded(self.cells(indices.tolist()), (len(indices), *self.shape[1:]), self.fit)
+        try:
+            return decoded(self.cells(indices.tolist()), (len(indices), *self.shape[1:]), self.fit)
+        except UserError as error:  # in the middle of a run, which goes on with the same number of pictures alone
+            raise UserError(f"{error} (if you remove it, the data has changed, and the run must start anew)") from error
 
     def cells(self, indices: Sequence[int]) -> Iterator[tuple[str, Any]]:
         """What errors call the pictures at ``indices``, and these as they are stored."""
@@ -188,7 +191,7 @@ def load_captioned(config: "DataConfig", source: str) -> tuple[Captioned, Captio
         from fromnoise.data.scenes import load_scenes  # which is made of what stands above
 
         return load_scenes(config)
-    splits = open_splits(source, config.configuration)
+    splits = _with_captions(source, open_splits(source, config.configuration), config.caption_column)
     held_out = _load(config, source, "test", splits)
     never = _checksums(held_out.pixels[torch.arange(len(held_out.pixels))])
     return _load(config, source, "train", splits, frozenset(never)), held_out
@@ -217,7 +220,8 @@ def _load(
 
     captions = _checked(f"{source}, {split}", found, name)
     if not captions:
-        raise UserError(f"{source}, {split}: no picture has a caption in {column}: {WAYS}")
+        first = f" (the first is {name(next(iter(found)))})" if found else ""
+        raise UserError(f"{source}, {split}: of {len(found)} pictures none has a caption in {column}{first}: {WAYS}")
     fit = partial(decode, channels=3, size=config.size, resize=config.resize, background=config.background)
     shape, where = (len(captions), 3, config.size, config.size), f"{source}, {split}"
     stay = StoredPixels(table, pictures, list(captions), place, fit, shape)
@@ -233,6 +237,20 @@ def _load(
     return CaptionedImages(pixels, texts, shards=stay.shards(), flip=flip, changes=changes, never=never, place=where)
 
 
+def _with_captions(source: str, splits: Splits, asked: str | None) -> Splits:
+    """The splits without a test split that has no captions, where there are others: some datasets keep these secret."""
+
+    def has_captions(table: Table) -> bool:
+        columns = [name for name in ([asked] if asked else CAPTION_COLUMNS) if name in table.columns]
+        return any(text for name in columns[:1] for cell in table.values(name) for text in _texts(cell))
+
+    secret = [name for name, table in splits.items() if SPLITS.get(name.lower()) == "test" and not has_captions(table)]
+    if not secret or len(secret) == len(splits):
+        return splits
+    warn(f"{source}: split {', '.join(secret)} has no captions: other pictures are held out")
+    return {name: table for name, table in splits.items() if name not in secret}
+
+
 def _caption_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
     """The column of captions: the one that is asked for, or the first of a usual name."""
     for column in [asked] if asked else CAPTION_COLUMNS:
@@ -246,7 +264,8 @@ def _texts(cell: Any) -> Iterator[str]:
     """The captions of a cell, which holds a text, a number or a list of such; all else is none."""
     for text in cell if isinstance(cell, (list, tuple)) else [cell]:
         if isinstance(text, (str, int)):
-            yield " ".join(str(text).split())
+            whole = str(text).encode(errors="replace").decode()  # half a pair of surrogates becomes a question mark
+            yield " ".join(whole.split())
 
 
 def _checked(place: str, found: dict[int, list[str]], name: Callable[[int], str]) -> dict[int, list[str]]:

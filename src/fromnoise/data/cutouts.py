@@ -21,7 +21,7 @@ from fromnoise.data.captions import Drawn
 from fromnoise.data.resampling import ink_edges, resample
 from fromnoise.data.scene_captions import SYNONYMS, Chances, Thing, join
 from fromnoise.data.things import COLOUR_JITTER, LENGTHS_FOR, RGB, Kind, Lengths
-from fromnoise.errors import UserError
+from fromnoise.errors import UserError, told
 
 STORED = 48  # height and width of a cut-out for pictures of 64 x 64, more than it will ever have there
 FAR = 45.0 + 3**0.5 * COLOUR_JITTER  # in 0..255: colours that differ less may look alike
@@ -232,12 +232,9 @@ def load_folder(folder: Path, size: int) -> Cutouts:
         raise UserError(f"{folder} holds no cut-out pictures: put PNGs there, named by what they show")
     found = []
     for path in paths:
-        try:
-            with Image.open(path) as picture:
-                opaque = picture.convert("RGBA").getchannel("A").getextrema()[0] == 255
-                found.append(None if opaque else cut_out(picture, side_for(size)))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} is no picture that can be read: {error}") from error
+        with told(f"{path} cannot be read as an image", "replace or remove it"), Image.open(path) as picture:
+            opaque = picture.convert("RGBA").getchannel("A").getextrema()[0] == 255
+            found.append(None if opaque else cut_out(picture, side_for(size)))
         if found[-1] is None:
             raise UserError(f"{path} has no transparent surroundings or nothing within: cut out what it shows")
     names = [Names((" ".join(re.split(r"[\s_]+", path.stem.strip())),)) for path in paths]

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -62,9 +62,7 @@ def decode(
         animated = stored.format != "MPO" and getattr(stored, "is_animated", False)
         if resize == "crop" and stored.size != (size, size):
             stored.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size
-        image = ImageOps.exif_transpose(stored)
-        if image.mode.startswith(("I", "F")):
-            raise UserError(f"{place} has more than 8 bits for each channel: save it with 8")
+        image = upright(stored, place)
         resized, blended = image.size != (size, size), image.has_transparency_data
         if resized and resize == "none":
             other = f"{image.width}x{image.height}, not {size}x{size}"
@@ -83,6 +81,17 @@ def decode(
     }
     array = np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
     return array, [words for words, so in done.items() if so]
+
+
+def upright(stored: Image.Image, place: str) -> Image.Image:
+    """An image as whoever took it held the camera; refuses with a `UserError` one of more than 8 bits."""
+    stored.load()
+    image = stored
+    with suppress(Exception):  # of all kinds, if what the camera wrote cannot be read: the picture can
+        image = ImageOps.exif_transpose(stored)
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{place} has more than 8 bits for each channel: save it with 8")
+    return image
 
 
 def check_room(stored: Image.Image, place: str) -> None:

@@ -4,9 +4,10 @@ import csv
 import io
 import json
 import os
+import posixpath
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fromnoise.data.arrow import read_parquet, read_saved
@@ -99,6 +100,8 @@ def _placed(images: Sequence[File]) -> dict[File, tuple[str, tuple[str, ...]]]:
 
 def _read_metadata(files: Sequence[File], images: set[Path]) -> tuple[dict[Path, dict[str, Any]], list[File]]:
     """What the metadata files say of each image that they name."""
+    below = {file.below: file for file in files}
+    paths = {Path(os.path.normpath(file.path)): file for file in files}  # which whole names are, and those in a zip
     found: dict[Path, dict[str, Any]] = {}
     used = []
     for file in files:
@@ -107,29 +110,37 @@ def _read_metadata(files: Sequence[File], images: set[Path]) -> tuple[dict[Path,
         with told(f"{file.path} cannot be read"):
             text = file.read().decode("utf-8-sig")
             lines = map(json.loads, filter(str.strip, text.split("\n")))
-            rows = csv.DictReader(io.StringIO(text, "")) if file.below.suffix.lower() == ".csv" else lines
-            named = _by_name(rows)
+            rows = _csv_rows(text, file.path) if file.below.suffix.lower() == ".csv" else lines
+            named = [(str(row["file_name"]), row) for row in rows if "file_name" in row]
         used += [file] if named else []
-        for name, row in named.items():
-            path = Path(os.path.normpath(file.path.parent / name))
-            if path not in images:
+        for name, row in named:
+            place = PurePosixPath(posixpath.normpath(file.below.parent / name))
+            image = below.get(place) or paths.get(Path(os.path.normpath(file.path.parent / name)))
+            if image is None:
                 raise UserError(f"{file.path} names {name}, and no such image is there: add it, or remove its row")
-            found[path] = {k: v for k, v in row.items() if k not in ("file_name", "image", None) and v != ""}
-    return found, used
+            if image.path not in images:
+                raise UserError(f"{file.path} names {name}, which is no image that can be read: save it as PNG or JPEG")
+            found[image.path] = _together(found.get(image.path, {}), row)
+    left_out = ("file_name", "image")
+    return {path: {k: v for k, v in row.items() if k not in left_out and v != ""} for path, row in found.items()}, used
 
 
-def _by_name(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows of metadata by the images that they name; of several rows for an image the captions are put together."""
-    named: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if "file_name" not in row:
-            continue
-        before = named.setdefault(str(row["file_name"]), row)
-        if before is not row:
-            pairs = {key: [before.get(key), row.get(key)] for key in CAPTION_COLUMNS if key in before or key in row}
-            listed = {key: [cell if isinstance(cell, list) else [cell] for cell in pair] for key, pair in pairs.items()}
-            named[str(row["file_name"])] = before | row | {key: one + other for key, (one, other) in listed.items()}
-    return named
+def _csv_rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a csv, by the names in its first line."""
+    reader = csv.DictReader(io.StringIO(text, ""), strict=True)
+    for row in reader:
+        if any(row.pop(None, ())):  # where cells without a name are
+            line = f"{path}: line {reader.line_num} has more cells than the first"
+            raise UserError(f'{line}: put "quotes" around a text that has commas, without a space before them')
+        yield row
+
+
+def _together(before: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Two rows of metadata for one image: the captions of both, and otherwise what the later one says."""
+    said = {key: cell for key, cell in row.items() if cell not in (None, "") or key not in before}
+    both = {key: [before[key], row[key]] for key in CAPTION_COLUMNS if key in before and key in row}
+    listed = {key: [cell if isinstance(cell, list) else [cell] for cell in pair] for key, pair in both.items()}
+    return before | said | {key: one + other for key, (one, other) in listed.items()}
 
 
 def _read_texts(files: Sequence[File], images: Sequence[File], metadata: dict[Path, dict[str, Any]]) -> list[File]:

@@ -10,9 +10,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,8 @@ MEMORY_SHARE = 1 / 3
 """of the machine's memory, what decoded images may take: a step of training takes another third of a small machine's
 (3.6 GiB, with the largest preset), and the third third is everything else's"""
 SMALL_MACHINE = 12 * 2**30  # bytes of memory, where a machine does not say how much it has
+CONTAINER_LIMITS = [Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes")]
+"""where Linux says how many bytes of it the container may have, by the second and the first version of its groups"""
 MOST_HELD_OUT = 5000  # of images that come in one split
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target", "digit")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -235,6 +239,9 @@ def room() -> int:
     """How many bytes of decoded images this process may hold, where one of several on a machine has its share."""
     told = hasattr(os, "sysconf")  # on Windows it is not
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if told else SMALL_MACHINE
+    for file in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            memory = min(memory, int(file.read_text()))
     return int(MEMORY_SHARE * memory) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 

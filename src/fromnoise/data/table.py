@@ -85,9 +85,9 @@ def in_memory(values: dict[str, Any], classes: tuple[str, ...] = ()) -> Table:
 
 
 def local(source: str) -> Path | None:
-    """What a source names on this machine; none for ``digits``, and for what is not there."""
+    """What a source names on this machine; none for ``digits`` and ``scenes``, and for what is not there."""
     path = Path(os.path.expanduser(source))
-    return path if source not in ("", "digits") and os.path.exists(path) else None
+    return path if source not in ("", "digits", "scenes") and os.path.exists(path) else None
 
 
 def resolved(source: str) -> str:

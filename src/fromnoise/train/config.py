@@ -282,7 +282,7 @@ class TrainingConfig:
             raise UserError("--data is empty, or no UTF-8: give digits, a hub id, or a folder with another name")
         if path := local(source):
             source, own = str(path.resolve()), Path(self.data.source).parts
-            if path.resolve().parts[-len(own) :] == own:
+            if "/" in self.data.source and path.resolve().parts[-len(own) :] == own:
                 return self
         return self.override({"data.source": source})
 

@@ -16,6 +16,7 @@ from fromnoise.models.clip import save_clip
 from fromnoise.nn.clip import MOST_LOGIT_SCALE, Clip, ClipConfig, infonce
 from fromnoise.nn.image_encoder import ImageEncoderConfig
 from fromnoise.nn.text_encoder import TextEncoderConfig
+from fromnoise.terminal import warn
 from fromnoise.train.checkpoint import DataRecord
 from fromnoise.train.config import TrainingConfig
 from fromnoise.train.randomness import batch_indices, generator_for
@@ -39,6 +40,8 @@ class ClipTask:
     def __init__(self, config: TrainingConfig, source: str):
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise UserError("a clip compares all pairs of a batch with each other: train it in one process")
+        if config.data.flip:
+            raise UserError("data.flip does not go with captions, which say what is where: leave it out")
         self.config = config
         self.images, self.held_out = load_captioned(config.data, source)
         self.rows = self.images.rows
@@ -156,4 +159,17 @@ def _learned(images: Captioned, config: TrainingConfig) -> tuple[Vocabulary, Dat
         captions += images.captions_of(batch_indices(seed, step, part, images.rows), generator_for(seed, 9, step))
     texts = zlib.crc32("\n".join(captions).encode())
     record = DataRecord(images.rows or 0, checksum, texts, None, shards=images.shards)
-    return learn_vocabulary(captions, clip.vocabulary, clip.max_length, images.texts()), record
+    vocabulary = learn_vocabulary(captions, clip.vocabulary, clip.max_length, images.texts())
+    _tell_of_long(sorted({*captions}), vocabulary)
+    return vocabulary, record
+
+
+def _tell_of_long(captions: list[str], vocabulary: Vocabulary) -> None:
+    """Says on stderr how many captions, and which, lose their end because they have too many tokens."""
+    tokenizer = vocabulary.tokenizer()
+    if cut := [(caption, end) for caption in captions if (end := tokenizer(caption).cut)]:
+        caption, end = cut[0]
+        warn(
+            f"{len(cut)} of {len(captions)} captions are longer than {vocabulary.length - 2} tokens and lose their "
+            f"end, such as {end!r} of {caption!r}: --clip.max-length of the stage that trains the CLIP makes room"
+        )
