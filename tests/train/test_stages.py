@@ -20,11 +20,12 @@ from fromnoise.errors import UserError
 from fromnoise.models import open_model
 from fromnoise.sampling.generate import generate
 from fromnoise.sampling.request import Request
+from fromnoise.terminal import LAUNCHED
 from fromnoise.train import run as runs
 from fromnoise.train.config import DataConfig, PartsConfig, TrainingConfig, dump_config, load_config
 from fromnoise.train.folder import STAGES, STAGES_FILE, locked
 from fromnoise.train.run import command
-from fromnoise.train.stages import Shared, SharedData, SharedLoop, load_stages, train_stages
+from fromnoise.train.stages import Shared, SharedData, SharedLoop, _stages, load_stages, train_stages
 from fromnoise.train.tasks.denoising import DenoisingTask
 
 BRIEF = {"steps": 4, "batch_size": 8, "log_every": 1, "checkpoint_every": 1, "validate_every": 4, "preview_every": 4}
@@ -344,6 +345,26 @@ def test_what_a_stage_alone_takes_is_refused_by_the_name_of_its_preset(refuse, p
     assert f"takes no --data.no-flip, {belongs}" in refuse("--data.no-flip")[1]
     assert "--trian.seed" in refuse("--trian.seed", 1)[1]
     assert "train.seed" in refuse("--train.seed", -1)[1]
+
+
+def test_what_is_said_of_the_data_holds_for_all_stages():
+    given = {"configuration": "de", "image_column": "picture", "caption_column": "words", "resize": "none"}
+    given |= {"background": "black", "licence": "mine"}
+    shared = Shared(data=SharedData(**given), source="a/b")
+    for stage in _stages(load_stages("mini-sd"), Path("nowhere"), shared, resume=False):
+        assert {key: getattr(stage.config.data, key) for key in given} == given
+
+
+def test_a_list_with_a_clip_takes_one_process(refuse, preset, monkeypatch):
+    for name in LAUNCHED:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    clip = preset.with_name("clip.toml")
+    clip.write_text(dump_config(TrainingConfig(name="clip", task="clip")))
+    preset.with_name("pair.toml").write_text('name = "pair"\nstages = ["first.toml", "clip.toml"]\n')
+    with pytest.raises(UserError, match="pair trains a clip, which takes one process: start it without a launcher"):
+        train_stages(load_stages(str(preset.with_name("pair.toml"))), Path("nowhere"))
+    assert not Path("nowhere").exists()
 
 
 def test_mistakes_leave_nothing_behind(refuse):

@@ -173,7 +173,7 @@ def command(config: TrainingConfig) -> str:
     words: list[Any] = ["fromnoise", "train", config.name]
     stages = load_stages(config.name)
     for key, value in changes(load_config(stages.stages[-1] if stages else config.name), config).items():
-        if stages and key not in SHARED:
+        if stages and key not in SHARED or key == "data.licence" and not value:  # which other data has not
             continue
         option = "data" if stages and key == "data.source" else key.replace("_", "-")
         if isinstance(value, bool):

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that ``--help`` is quick.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -21,7 +22,7 @@ from fromnoise.data.table import resolved
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, check_writable, remove_partial
 from fromnoise.sampling.request import unset
-from fromnoise.terminal import is_first_here, warn
+from fromnoise.terminal import LAUNCHED, is_first_here, warn
 from fromnoise.train.config import (
     EMOJI,
     PRESETS,
@@ -45,6 +46,18 @@ class SharedData:
     """what scenes are made of; DIR: cut-out pictures that are named by what they show"""
     font: Annotated[str | None, unset("FILE", "one that is found")] = None
     """a colour font that has the emoji in scenes"""
+    configuration: Annotated[str | None, unset("NAME", "the only one")] = None
+    """which dataset, where the source has several"""
+    image_column: Annotated[str | None, unset("NAME", "the first with images")] = None
+    """the column with the images"""
+    caption_column: Annotated[str | None, unset("NAME", "text, caption, captions or prompt")] = None
+    """the column with the captions"""
+    resize: Annotated[Literal["crop", "none"] | None, unset("crop|none", "the presets'")] = None
+    """images of another size: crop resizes the shorter side and cuts the middle out; none refuses them"""
+    background: Annotated[str | None, unset("COLOUR", "the presets'")] = None
+    """the colour under transparent images, a name or #rrggbb"""
+    licence: Annotated[str | None, unset("TEXT", "none")] = None
+    """of the data, for the model card"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +199,10 @@ def train_stages(config: StagesConfig, out: Path, *, shared: Shared | None = Non
     if resume and (record := _recorded(out)) is not None:
         shared = shared.over(record.shared)
     stages = _stages(config, out, shared, resume)
+    several = os.environ.keys() >= LAUNCHED and os.environ["WORLD_SIZE"] != "1"
+    if several and any(stage.config.task == "clip" and not stage.is_finished for stage in stages):
+        ways = f"start it without a launcher, or train its stages by themselves: {', '.join(config.stages)}"
+        raise UserError(f"{config.name} trains a clip, which takes one process: {ways}")
     with ExitStack() as stack:
         stack.enter_context(signals.advising(lambda: _how_to_go_on(stages)))
         new = [
@@ -278,10 +295,9 @@ def _text(config: StagesConfig) -> str:
 
 def _absolute(shared: Shared) -> Shared:
     """The same, with folders and files that can be found from anywhere."""
-    places = {name: text for name, text in vars(shared.data).items() if text}
-    if shared.data.things in EMOJI:
-        del places["things"]
-    data = dataclasses.replace(shared.data, **{name: resolved(text) for name, text in places.items()})
+    given = {name: text for name in ("digits", "things", "font") if (text := getattr(shared.data, name))}
+    places: dict[str, Any] = {name: resolved(text) for name, text in given.items() if text not in EMOJI}
+    data = dataclasses.replace(shared.data, **places)
     return dataclasses.replace(shared, source=resolved(shared.source) if shared.source else shared.source, data=data)
 
 
