@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from drawing import assert_same_picture
+from PIL import Image
 from runs import Run, assert_same_run, logged_step
 from small_sd import random_parts
 
@@ -106,6 +107,21 @@ def test_a_text_encoder_is_trained_with_its_network(config, tmp_path):
     told = prompts.encode(["a red seven"])["context"]
     assert torch.equal(told, trainer.averaged.text_encoder(tokens))
     assert not torch.allclose(told, frozen.data.text_encoder(tokens), atol=1e-6)
+
+
+def test_a_text_encoder_that_is_trained_knows_the_words_of_the_captions(config, tmp_path):
+    parts = shutil.copytree(config.parts.clip, tmp_path / "parts")
+    (parts / "tokenizer" / "words.txt").write_text("cat\n")
+    for grey in range(8):
+        Image.new("L", (16, 16), grey).save(tmp_path / f"{grey}.png")
+        (tmp_path / f"{grey}.txt").write_text(f"A quokka, or {grey}")
+    for trained, known in ((False, {"cat"}), (True, {"cat", "a", "quokka", "or"})):
+        settings = {"parts.clip": str(parts), "parts.train_text_encoder": trained}
+        task = DenoisingTask(config.override(settings), str(tmp_path))
+        task.export(task.network, tmp_path / "out", torch.float32)
+        words = set((tmp_path / "out" / "tokenizer" / "words.txt").read_text().split())
+        assert {word for word in words if not word.isdigit()} == known
+        assert ("0" in words or "1" in words) == trained
 
 
 def test_a_run_goes_on_from_a_model(config, parts, tmp_path):

@@ -7,7 +7,7 @@ these is a row of bytes, of which the byte-pair merges make as few tokens as the
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -129,6 +129,12 @@ class Tokenizer:
     def unknown_words(self, text: str) -> list[str]:
         """The words of a text that the model was not trained on, in order, each once; none where that is not known."""
         return [] if self.known_words is None else [word for word in spoken(text) if word not in self.known_words]
+
+    def with_words_of(self, texts: Iterable[str]) -> "Tokenizer":
+        """The same, which also knows the words of these texts, if it says which it knows."""
+        if self.known_words is None:
+            return self
+        return Tokenizer(self.vocabulary, self.merges, self.file, self.known_words.union(*map(spoken, texts)))
 
     def save(self, directory: Path) -> None:
         """Writes the files of transformers' ``CLIPTokenizer``, and the known words, where there are any.

@@ -116,8 +116,9 @@ class DenoisingTask:
             noise = torch.randn((len(part), *self.data.shape), generator=generator_for(0, 3, number))
             batch = self.data.held_out_batch(order[part], number) | {"t": t[part], "noise": noise}
             losses.append(self.loss(network, on_device(batch, device_of(network))).cpu())
-        bands = [band.mean().item() for band in torch.cat(losses).tensor_split(NOISE_BANDS)]
-        return {"validation_loss": sum(bands) / len(bands), "validation_loss_by_noise": bands}
+        every = torch.cat(losses)  # (count,)
+        bands = [band.mean().item() for band in every.tensor_split(NOISE_BANDS)]
+        return {"validation_loss": every.mean().item(), "validation_loss_by_noise": bands}
 
     def model(self, network: nn.Module) -> Model:
         """A network as a model; shares its weights."""

@@ -103,6 +103,9 @@ class CaptionedLatents:
                 raise UserError(f"parts.unet: {config.parts.unet} has another U-Net than [network] says: change that")
             unet.load_state_dict(start.unet.state_dict())
         self.pictures, self.held_out = load_captioned(config.data, source)
+        if config.parts.train_text_encoder:  # which learns the words of these captions, too
+            told = prompts.tokenizer.with_words_of(self.pictures.texts())
+            self.prompts = replace(prompts, tokenizer=told, _encoded={})
         self.rows, self.held_out_rows = self.pictures.rows, self.held_out.rows
         self.record = replace(DataRecord.of_captioned(self.pictures), parts=_checksum(self.space, prompts))
         self.empty = self._tokens([""])  # (1, N)
