@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import re
 import shutil
@@ -543,6 +544,8 @@ def test_options_of_the_other_commands_that_cannot_be_read(refuse):
         (["--steps", f"{10**9}"], "steps must be between 1 and 20, "),
         (["--guidance", "1e308"], "guidance must be between -1000 and 1000, not 1e+308"),
         (["--revision", "v2"], "revision v2 given for MODEL, which is not on the hub: leave it out"),
+        (["--attention-maps", "x", "--out", "x/y.png"], "--out lies in the folder of --attention-maps: give another"),
+        (["--attention-maps", "x", "--out", "x"], "--out lies in the folder of --attention-maps: give another"),
     ],
 )
 def test_requests_that_do_not_fit_a_model(options, expected, refuse, conditional):
@@ -604,6 +607,14 @@ def test_models_that_cannot_be_opened(refuse, model):
     (model / SCHEDULER).write_text("{")
     assert refuse("sample", "model", *FAST).startswith(f"model/{SCHEDULER} is not valid JSON")
     assert refuse("evaluate", "owner/name").startswith("cannot reach the hub for owner/name")
+
+
+def test_what_is_measured_of_a_picture_that_is_drawn_over_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (28, 28)).save("begin.png")
+    words = ["mnist-conditional", "--n", "2", "--steps", "2", "--metrics", "accuracy", "--init-image", "begin.png"]
+    assert main(["evaluate", *words, "--json", "found.json"]) == 0
+    assert json.loads(Path("found.json").read_text())["init_image"] == "begin.png"
 
 
 # What train refuses

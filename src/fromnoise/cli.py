@@ -128,7 +128,7 @@ class Results:
     """Writes the README's table and plot of results, from the measurements in results/. Run it where README.md is."""
 
     remeasure: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """first make the measurements again, which takes an hour or two; stopped, it goes on where it was"""
+    """first make the measurements again, which takes a few hours; stopped, it goes on where it was"""
     only: Annotated[str | None, unset("NAME,NAME", "all in results/plan.toml")] = None
     """with --remeasure: make only these"""
 
@@ -171,6 +171,8 @@ def sample(arguments: Sequence[str]) -> None:
     _check_out(out)
     if options.attention_maps is not None:
         check_new_folder(options.attention_maps, "--attention-maps")
+        if out.resolve().is_relative_to(options.attention_maps.resolve()):
+            raise UserError("--out lies in the folder of --attention-maps: give another")
     from tqdm import tqdm
 
     with tqdm(desc="opening", unit="evaluation", leave=False, disable=None) as bar:  # there from the first second
@@ -233,7 +235,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.json is not None:
         record = {"command": shlex.join(["fromnoise", "evaluate", *arguments]), "model": options.model, **report.record}
         with atomic_write(options.json) as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         print(f"written: {options.json}")
 
 

@@ -135,6 +135,11 @@ def test_the_evaluations_ahead_are_counted(digits, noise):
         assert 6 < record["evaluations"] < 12
 
 
+def test_what_the_classifier_cannot_read_is_refused(digits):
+    with pytest.raises(UserError, match="28x28 pixels: leave --height, --width and --init-image out"):
+        prepare(digits, Request(n=4, steps=1, height=56), ("accuracy",))
+
+
 def test_likelihood_draws_nothing(digits, noise, monkeypatch):
     monkeypatch.setattr(report, "draw", None)
     prepared, done = prepare(digits, Request(), ("nll",), real_digits(noise), nll_images=2), []

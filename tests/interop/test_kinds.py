@@ -46,6 +46,8 @@ DIRECTORIES = [
         },
     ),
     (None, {"config.json": {"_class_name": "UNet2DModel"}}),
+    (None, {"unet/config.json": {"_name_or_path": "out/style_lora_merged", "_class_name": "UNet2DConditionModel"}}),
+    (None, {"model_index.json": {"_name_or_path": "sd_lora.v1", "_class_name": "StableDiffusionPipeline"}}),
     (None, {"config.json": ["damaged"]}),
     (None, {}),
 ]

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from compvis import single_file
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from small_sd import VOCABULARY, save_pipeline, save_tokenizer
 
@@ -121,7 +122,22 @@ def test_keys_that_are_missing_or_foreign_are_named(part, pipeline):
     assert str(pipeline / part) in message
 
 
-@pytest.mark.parametrize("part", ["text_encoder", "tokenizer"])
+@pytest.mark.parametrize("version", ["0.6.0", "0.8.1", "0.9.0", None])
+def test_files_of_the_first_months_are_corrected_as_by_the_pipelines(version, pipeline):
+    """Checked with diffusers itself: of the U-Net's size, and of the times that a scheduler's file leaves out."""
+    unet, scheduler = pipeline / "unet" / "config.json", pipeline / "scheduler" / "scheduler_config.json"
+    content = json.loads(unet.read_text()) | {"_diffusers_version": version}
+    unet.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    content = json.loads(scheduler.read_text())
+    del content["steps_offset"]
+    scheduler.write_text(json.dumps(content))
+    theirs, ours = StableDiffusionPipeline.from_pretrained(pipeline, local_files_only=True), open_model(pipeline)
+    assert ours.noise.steps_offset == theirs.scheduler.config.steps_offset == 1
+    assert ours.unet.config.sample_size == theirs.unet.config.sample_size
+    assert ours.space.shape[1] == (64 if version in ("0.6.0", "0.8.1") else 8)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "tokenizer", "vae"])
 def test_what_a_text_needs(part, pipeline):
     shutil.rmtree(pipeline / part)
     assert f"{part}/ is not there" in refusal(pipeline)
@@ -160,6 +176,9 @@ def test_a_single_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "_download", offline)
     assert "put the tokenizer/ of its model beside it; cannot reach the hub" in refusal(path)
+    names = "conditioner.embedders.1.model.ln_final.bias", "model.diffusion_model.out.2.bias"
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "xl.safetensors")
+    assert "Stable Diffusion XL" in refusal(tmp_path / "xl.safetensors"), "of which no vocabulary is asked for"
     save_tokenizer(tmp_path / "tokenizer")
     request = Request(prompts=("a cat",), steps=1, guidance=1.0, height=16, width=16)
     assert generate(open_model(path), request).shape == (1, 3, 16, 16)

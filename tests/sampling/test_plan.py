@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from small_sd import save_pipeline
 
 from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.errors import UserError
@@ -113,12 +114,35 @@ def test_what_is_no_guide(unconditional, conditional, without_null_class):
     model = open_model(unconditional)
     with pytest.raises(UserError, match="guide changes the guidance, and there is none at 1: leave --guide out"):
         plan(model, Request(guide=str(unconditional)))
-    with pytest.raises(UserError, match="differs in its images, classes or noise"):
+    with pytest.raises(UserError, match="differs in its images, classes, words or noise"):
         plan(model, Request(guidance=2.0, guide=str(conditional)))
     with pytest.raises(UserError, match="nowhere"):
         plan(model, Request(guidance=2.0, guide="nowhere"))
     labelled = open_model(without_null_class)
     assert plan(labelled, Request(steps=1, guidance=2.0, guide=str(without_null_class))).evaluations == 2
+
+
+@pytest.mark.parametrize("other", ["words", "width", "inpaints"])
+def test_a_guide_of_a_text_is_told_the_same(other, tmp_path, monkeypatch):
+    from fromnoise.sampling import plan as module
+
+    save_pipeline(tmp_path / "sd"), save_pipeline(tmp_path / "inpaints", in_channels=9)
+    guide = open_model(tmp_path / ("inpaints" if other == "inpaints" else "sd"))
+    monkeypatch.setattr(module, "open_model", lambda name: guide)
+    asked = Request(prompts=("a cat",), steps=1, guidance=2.0, guide="guide")
+    if other != "inpaints":
+        assert plan(open_model(tmp_path / "sd"), asked).evaluations == 2
+    if other == "words":
+        tokenizer = guide.conditioner.tokenizer
+        vocabulary = tokenizer.vocabulary | {"new": len(tokenizer.vocabulary)}
+        told = type(tokenizer)(vocabulary, tokenizer.merges, tokenizer.file)
+        guide.conditioner = replace(guide.conditioner, tokenizer=told, _encoded={})
+    if other == "width":
+        guide.unet.config = replace(guide.unet.config, context_dim=24)
+    with pytest.raises(UserError, match="guide guide differs in its images, classes, words or noise"):
+        plan(open_model(tmp_path / "sd"), asked)
+    with pytest.raises(UserError, match="the guide or from the negative prompt: leave one"):
+        plan(open_model(tmp_path / "sd"), replace(asked, negative_prompt="hello"))
 
 
 def test_guidance_needs_something_to_lead_away_from(unconditional, without_null_class):

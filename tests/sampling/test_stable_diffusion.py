@@ -167,7 +167,48 @@ def test_maps_of_words_change_no_bit(folder):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        ({"strength": 0.1, "init_image": "picture.png"}, "at this strength the picture stays as it is"),
+        ({"guidance": 0.0}, "guidance 0 does not look at the prompt"),
+        ({"prompts": ("a cat", "")}, "the prompt '' has no words"),
+        ({"prompts": ("!?",)}, "the prompt '!\\?' has no words"),
+    ],
+)
+def test_maps_of_nothing_are_refused_before_anything_is_drawn(asked, message, folder):
+    paths = {key: folder / asked[key] for key in ("init_image",) if key in asked}
+    planned = plan(open_model(folder / "4"), Request(**{"prompts": ("a cat",), "steps": 2} | asked | paths))
+    with pytest.raises(UserError, match=message):
+        draw_with_maps(planned, progress=lambda _: pytest.fail("something was drawn"))
+
+
+@pytest.mark.parametrize("side", [98, 49, 103, 214])
+def test_a_picture_is_made_as_large_as_the_model_was_trained_at(side, folder):
+    Image.new("L", (side, side)).save(folder / "square.png")
+    planned = plan(open_model(folder / "4"), Request(prompts=("a",), init_image=folder / "square.png"))
+    assert planned.shape == (4, 8, 8)
+
+
+def test_a_mask_painted_on_a_transparent_layer(folder):
+    layer = np.zeros((32, 32, 4), np.uint8)
+    layer[:, 16:] = 255
+    Image.fromarray(layer).save(folder / "layer.png")
+    files = {"init_image": folder / "picture.png", "mask": folder / "layer.png"}
+    mask = plan(open_model(folder / "4"), Request(prompts=("a",), **files)).edit.mask
+    assert mask[..., :16].max() == 0 and mask[..., 16:].min() == 1
+
+
+def test_a_picture_whose_camera_wrote_nonsense(folder):
+    Image.new("RGB", (32, 32), "red").save(folder / "photo.jpg", exif=b"Exif\0\0nonsense", dpi=(72, 72))
+    assert plan(open_model(folder / "4"), Request(prompts=("a",), init_image=folder / "photo.jpg")).edit is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
         ({}, "give --prompt TEXT"),
+        ({"prompts": ("a",), "clip": True}, "clip keeps pixels in range, and this model works on latents"),
+        ({"prompts": ("a",), "init_image": "deep.png"}, "deep.png has more than 8 bits"),
+        ({"prompts": ("a",), "init_image": "picture.png", "mask": "deep.png"}, "deep.png has more than 8 bits"),
+        ({"prompts": ("a",), "init_image": "banner.png"}, "would be drawn at 9600x32, and a side has 8192 pixels at"),
         ({"classes": (1,)}, "give --prompt TEXT"),
         ({"prompts": ("a",), "classes": (1,)}, "leave one of them out"),
         ({"prompts": ("a",), "mask": "mask.png"}, "give --init-image, too"),
@@ -182,6 +223,8 @@ def test_maps_of_words_change_no_bit(folder):
 )
 def test_what_cannot_be_asked(asked, message, folder):
     paths = {key: folder / asked[key] for key in ("init_image", "mask") if key in asked}
+    Image.fromarray(np.full((32, 32), 1000, np.uint16)).save(folder / "deep.png")
+    Image.new("L", (9600, 32)).save(folder / "banner.png")
     with pytest.raises(UserError, match=message):
         plan(open_model(folder / "4"), Request(**asked | paths))
 

@@ -140,6 +140,8 @@ def prepare(
         return Evaluation(planned, {}, {}, None, False, 0, test)
     planned = plan(model, replace(request, n=ENOUGH if request.n is None else request.n))
     used = features_of_metrics(metrics, model, planned.n, features)
+    if "classifier" in used.values() and planned.shape != model.space.shape:
+        raise UserError("the classifier reads digits of 28x28 pixels: leave --height, --width and --init-image out")
     compares, explains = compare_with_real(used), "nll" in metrics
     if real is None and (compares or explains or data_mix):
         raise UserError("which real images? The model does not tell what it was trained on: give --data")

@@ -51,7 +51,11 @@ def _lines(directory: Path) -> list[str]:
     said, names, files = list[str](), list[str](), list[str]()
     for config in CONFIGS:
         with suppress(UserError):  # there is none; or it is damaged, which is for others to say
-            said += [f"{key}={json.dumps(value)}" for key, value in load(directory / config).items()]
+            said += [
+                f"{key}={json.dumps(value)}"
+                for key, value in load(directory / config).items()
+                if key == "_class_name" or not key.startswith("_")  # such as the path where a model once lay
+            ]
     with suppress(OSError):
         files = sorted(os.listdir(directory))[:MOST_FILES]
     for file in files:

@@ -41,7 +41,7 @@ def open_model(name: str | Path, revision: str | None = None) -> Model:
         known = ", ".join(shipped) or "none"
         raise UserError(f"unknown model {str(name)!r}: shipped are {known}; or give a directory or a hub id")
     if os.path.isfile(directory):
-        model = open_single_file(Path(directory), _tokenizer_beside(Path(directory)))
+        model = open_single_file(Path(directory), _tokenizer_beside)
     else:
         model = open_directory(directory)
     trained_here = os.path.isfile(Path(directory) / "training.toml")  # whose card names the licence of the data
@@ -97,7 +97,7 @@ def _download(hub_id: str, revision: str | None, choices: Sequence[Sequence[str]
     try:
         for patterns in choices:
             directory = fetch(patterns)
-            if any(directory.glob("**/*.safetensors")):
+            if any(weights for place in ("", "unet/") for weights in directory.glob(f"{place}*.safetensors")):
                 break
         return directory
     except (RepositoryNotFoundError, HFValidationError):

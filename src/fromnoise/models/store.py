@@ -5,8 +5,9 @@ The layout is that of diffusers: ``model_index.json``, ``unet/`` and ``scheduler
 each of the forms that `layout` knows. A pickle in a directory is never opened.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,6 +17,7 @@ from annotated_types import MaxLen, MinLen
 from torch import Tensor, nn
 
 from fromnoise.configs import load, refused
+from fromnoise.diffusion.noise import NoiseConfig
 from fromnoise.errors import UserError
 from fromnoise.interop.autoencoder import autoencoder_config_from_diffusers, modern_autoencoder_state
 from fromnoise.interop.kinds import what_is
@@ -78,13 +80,16 @@ def open_directory(directory: Path) -> Model:
     if kind := what_is(directory):
         raise UserError(f"{directory} is {kind}, which this version does not draw with")
     layout = find_layout(directory)
-    config = unet_config_from_diffusers(load(layout.unet / CONFIG), str(layout.unet / CONFIG))
+    file = load(layout.unet / CONFIG)
+    config = unet_config_from_diffusers(file, str(layout.unet / CONFIG))
     index_path = layout.index or directory / INDEX
     index = IndexFile() if layout.index is None else read_public(IndexFile, load(index_path), str(index_path))
     names = index.id2label
     if names is not None and set(names) != {str(i) for i in range(len(names))}:
         raise refused(str(index_path), "id2label", names, 'it should be an object {"0": name, "1": name, ...}')
     noise = noise_from_diffusers(load(layout.scheduler), str(layout.scheduler))
+    if layout.autoencoder is not None and config.context_dim is not None:
+        config, noise = _as_pipelines_do(config, noise, str(file.get("_diffusers_version", "")))
     unet = open_network(UNet, config, layout.unet, partial(modern_unet_state, config=config))
     class_names = None if names is None else tuple(names[str(i)] for i in range(len(names)))
     try:
@@ -95,14 +100,16 @@ def open_directory(directory: Path) -> Model:
         model.space = _open_latents(layout.autoencoder, config)
     if config.context_dim is not None:
         model.conditioner = _open_prompts(layout, config.context_dim)
+        if layout.autoencoder is None:
+            raise UserError(f"{layout.unet} is told a text, and vae/ is not there: put the pipeline's beside it")
     return model
 
 
-def open_single_file(path: Path, vocabulary: Path) -> Model:
+def open_single_file(path: Path, vocabulary: Callable[[Path], Path]) -> Model:
     """Opens a file in which CompVis released Stable Diffusion, its weights in float32 on the CPU.
 
     Args:
-        vocabulary: the folder of CLIP's tokeniser, which the file has not.
+        vocabulary: finds the folder of CLIP's tokeniser, which the file has not; asked once the file has been read.
 
     Raises:
         UserError: it cannot be opened.
@@ -113,7 +120,7 @@ def open_single_file(path: Path, vocabulary: Path) -> Model:
     text_encoder = _loaded(TextEncoder, file.text_encoder_config, file.text_encoder, path)
     size = file.unet_config.sample_size
     latents = Latents(autoencoder, (file.autoencoder_config.latent_channels, size, size))
-    return Model(unet, file.noise, latents, Prompts(read_tokenizer(vocabulary), text_encoder))
+    return Model(unet, file.noise, latents, Prompts(read_tokenizer(vocabulary(path)), text_encoder))
 
 
 def is_supported(directory: Path) -> bool:
@@ -151,6 +158,17 @@ def open_prompts(text_encoder: Path, tokenizer: Path) -> Prompts:
             f"{text_encoder} takes {config.vocabulary} and {config.max_length}: {OTHER}"
         )
     return Prompts(words, open_network(TextEncoder, config, text_encoder, modern_text_encoder_state, stem=TEXT_STEM))
+
+
+def _as_pipelines_do(config: UNetConfig, noise: NoiseConfig, version: str) -> tuple[UNetConfig, NoiseConfig]:
+    """What the pipelines of diffusers correct in the files of Stable Diffusion's first months, as they do it.
+
+    Leading times are moved by one. A U-Net that was saved before version 0.9 and says that it was trained at less than
+    64 latents was trained at 64.
+    """
+    if re.match(r"0\.[0-8]\.", version) and config.sample_size < 64:
+        config = replace(config, sample_size=64)
+    return config, replace(noise, steps_offset=1)
 
 
 def _open_latents(folder: Path, unet: UNetConfig) -> Latents:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from fromnoise.data.decoding import FORMATS, MODES, check_room, own_limits
+from fromnoise.data.decoding import FORMATS, MODES, check_room, own_limits, upright
 from fromnoise.data.images import from_pixels
 from fromnoise.data.table import MAX_BYTES
 from fromnoise.diffusion.inpainting import InpaintingDenoiser, binarised, mask_to_latents, put_back, start_from
@@ -91,8 +91,8 @@ def read_edit(request: Request, channels: int, trained: int, multiple: int) -> E
     picture, mask = request.init_image, request.mask
     strength = (0.8 if mask is None else 1.0) if request.strength is None else request.strength
     image = _read(picture, "--init-image").convert(MODES[channels])
-    shrink = min(1.0, trained / min(image.size))
-    fitting = [max(1, int(side * shrink) // multiple) * multiple for side in image.size]
+    shorter = min(image.size)
+    fitting = [max(1, side * min(trained, shorter) // shorter // multiple) * multiple for side in image.size]
     width, height = request.width or fitting[0], request.height or fitting[1]
     if image.size != (width, height):
         warn(f"--init-image {picture} is {image.width}x{image.height}: it is resized to {width}x{height}")
@@ -100,18 +100,18 @@ def read_edit(request: Request, channels: int, trained: int, multiple: int) -> E
     drawn = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, C, H, W)
     if mask is None:
         return Edit(drawn, None, strength)
-    grey = _read(mask, "--mask").convert("L")
+    grey = _read(mask, "--mask", over="black").convert("L")
     if grey.size != image.size:
         warn(f"--mask {mask} is {grey.width}x{grey.height}, the picture is not: it is resized to {width}x{height}")
     levels = np.asarray(grey.resize((width, height), Image.Resampling.NEAREST))
     return Edit(drawn, binarised(torch.from_numpy(levels / np.float32(255))[None, None]), strength)
 
 
-def _read(path: Path, flag: str) -> Image.Image:
-    """A picture, upright, over white where it is transparent."""
+def _read(path: Path, flag: str, over: str = "white") -> Image.Image:
+    """A picture, upright, over a colour where it is transparent."""
     content, place = read_bytes(path, MAX_BYTES), f"{flag} {path}"
     problem = told(f"{place} cannot be read as a picture", f"give one of {', '.join(FORMATS)}")
     with problem, own_limits(), Image.open(BytesIO(content), formats=FORMATS) as stored:
         check_room(stored, place)
-        image = ImageOps.exif_transpose(stored).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = upright(stored, place).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, over), image)

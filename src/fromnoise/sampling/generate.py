@@ -56,7 +56,8 @@ def draw(plan: Plan, progress: Callable[[int], None] | None = None) -> Tensor:
             x, ask = canvas.begin(denoise, x, noise, plan.times)
         x = final(plan.sampler(ask, x, plan.times, generators, **condition))  # (B, C, H, W)
         if not x.isfinite().all():
-            raise UserError("the images are not finite: lower --guidance, keep them in range by --clip, or use fp32")
+            clip = "" if model.space.limit is None else " keep them in range by --clip,"
+            raise UserError(f"the images are not finite: lower --guidance,{clip} or use fp32")
         images = to_pixels(model.space.decode(x if canvas is None else canvas.end(x))).cpu()
         batches.append(images if edit is None else edit.paste(images))
     return torch.cat(batches)

@@ -14,7 +14,7 @@ from fromnoise.diffusion.parameterization import ClippedDenoiser, Denoiser, Netw
 from fromnoise.diffusion.samplers import Moment, Spacing, Variance, final
 from fromnoise.errors import UserError
 from fromnoise.models import Model, open_model
-from fromnoise.models.conditioning import Condition, Wish
+from fromnoise.models.conditioning import Condition, Prompts, Wish
 from fromnoise.sampling.editing import Edit, read_edit
 from fromnoise.sampling.methods import SAMPLERS, Sampler, spaced_times, start_scale, startable
 from fromnoise.sampling.request import MOST_GUIDANCE, MOST_IMAGES, MOST_PIXELS, Request
@@ -99,10 +99,11 @@ def plan(model: Model, request: Request) -> Plan:
         UserError: a value that no model can have, or that this one cannot.
     """
     usual = model.conditioner.usual
+    usual_steps = usual.steps and min(usual.steps, model.noise.num_train_timesteps)
     settled = replace(
         request,
         sampler=request.sampler or usual.sampler,
-        steps=usual.steps if request.steps is None else request.steps,
+        steps=usual_steps if request.steps is None else request.steps,
         guidance=usual.guidance if request.guidance is None else request.guidance,
     )
     _check_values(settled)
@@ -119,6 +120,8 @@ def plan(model: Model, request: Request) -> Plan:
     wishes = model.conditioner.wishes(asked, n)
     evaluations = settled.steps or min(sampler.evaluations, total)
     spacing, times = spaced_times(settled.spacing, sampler, noise, math.ceil(evaluations / sampler.asks))
+    if request.clip and model.space.limit is None:
+        raise UserError("clip keeps pixels in range, and this model works on latents: leave --clip out")
     shape, edit = _shape(model, request)
     if edit is not None:
         settled, times = replace(settled, strength=edit.strength), cut_times(times, edit.strength)
@@ -171,6 +174,12 @@ def _shape(model: Model, request: Request) -> tuple[tuple[int, int, int], Edit |
     if request.init_image is not None:
         edit = read_edit(request, channels, min(trained), multiple)
         size = edit.picture.shape[2], edit.picture.shape[3]
+        if max(size) > MOST_PIXELS:
+            drawn = f"{size[1]}x{size[0]}"
+            raise UserError(
+                f"--init-image would be drawn at {drawn}, and a side has {MOST_PIXELS} pixels at most: crop it, or "
+                "give --height and --width"
+            )
     height, width = (pixels or usual for pixels, usual in zip(size, trained, strict=True))
     return (seen, height // factor, width // factor), edit
 
@@ -204,6 +213,8 @@ def _check_values(request: Request) -> None:
         raise UserError(f"strength must be between 0 (the picture stays) and 1, not {request.strength}")
     if request.classes and request.prompts:
         raise UserError("a model is asked by --classes or by --prompt: leave one of them out")
+    if request.guide is not None and request.negative_prompt is not None:
+        raise UserError("guidance leads away from the guide or from the negative prompt: leave one of them out")
     for name in ("guidance_rescale", "guidance_interval", "guide", "negative_prompt"):
         if request.guidance == 1 and getattr(request, name):
             flag = name.replace("_", "-")
@@ -211,13 +222,14 @@ def _check_values(request: Request) -> None:
 
 
 def _open_guide(name: str, model: Model, sampler: Sampler) -> Model:
-    """The worse model; refuses one of other images, classes or noise."""
+    """The worse model; refuses one of other images, classes, words or noise."""
     guide = startable(open_model(name), sampler)
 
     def kind(of: Model) -> tuple[object, ...]:
-        betas = of.noise.schedule().betas.tolist()
-        return of.space.shape, of.unet.config.out_channels, len(of.conditioner.names), betas
+        unet, asked, betas = of.unet.config, of.conditioner, of.noise.schedule().betas.tolist()
+        words = asked.tokenizer.vocabulary if isinstance(asked, Prompts) else None
+        return of.space.shape, unet.in_channels, unet.out_channels, unet.context_dim, len(asked.names), words, betas
 
     if kind(guide) != kind(model):
-        raise UserError(f"--guide {name} differs in its images, classes or noise: give another model of these")
+        raise UserError(f"--guide {name} differs in its images, classes, words or noise: give another model of these")
     return guide

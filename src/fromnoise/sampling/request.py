@@ -43,7 +43,10 @@ _NUMBERS = tyro.constructors.PrimitiveConstructorSpec(
 class Request:
     """What to draw, and how. None leaves it to the model, or to what is usual for the sampler."""
 
-    n: Annotated[int | None, unset("N", "8 of each class, 1 of each prompt, or 64")] = None
+    n: Annotated[
+        int | None,
+        unset("N", "8 of each class, 1 of each prompt, or 64; evaluate: 10000, or 2000 prompts of each kind"),
+    ] = None
     """how many images"""
     classes: Annotated[tuple[int, ...] | None, _NUMBERS, unset("0,1,2", "all")] = None
     """class numbers with commas, repeated in order until there are n images"""
@@ -63,7 +66,8 @@ class Request:
     """a picture that is white where the initial image is painted anew, and black where it stays"""
     sampler: Annotated[str | None, unset("NAME", "dpmpp-2m-sde, or dpmpp-2m for a prompt")] = None
     """dpmpp-2m-sde (DPM-Solver++ with noise added back at each step, good in a dozen steps), dpmpp-2m (without), ddpm
-    (ancestral), ddim (deterministic, unless eta is above 0), euler (the same as ddim) or heun"""
+    (ancestral), ddim (deterministic, unless eta is above 0), euler (the rule of ddim, at the times
+    and with the first noise of diffusers' Euler) or heun"""
     steps: Annotated[int | None, unset("N", "25 for a prompt, else 11 for dpmpp-2m and dpmpp-2m-sde, else 30")] = None
     """network evaluations for an image, twice that with guidance; heun takes two for each step but the last, and DDPM
     was published with 1000"""

@@ -34,11 +34,18 @@ def draw_with_maps(plan: Plan, progress: Callable[[int], None] | None = None) ->
     Images are drawn one after the other. Of a guided step, the half that is told the prompt is kept.
 
     Raises:
-        UserError: the model is asked for no prompt; and as `draw`.
+        UserError: the model is asked for no prompt, a prompt has no words, or nothing looks at it; and as `draw`.
     """
     conditioner, images, maps = plan.model.conditioner, list[Tensor](), list[WordMaps]()
     if not isinstance(conditioner, Prompts):
         raise UserError("this model looks at no words: leave --attention-maps out")
+    if not plan.steps:
+        raise UserError("at this strength the picture stays as it is, and no word is looked at: give more --strength")
+    if plan.request.guidance == 0:
+        raise UserError("guidance 0 does not look at the prompt: give more, or leave --attention-maps out")
+    for wish in plan.wishes:
+        if not conditioner.tokenizer(str(wish)).words:
+            raise UserError(f"the prompt {str(wish)!r} has no words: give some, or leave --attention-maps out")
     for i, wish in enumerate(plan.wishes):
         request = replace(plan.request, seed=plan.request.seed + i)
         with recorded(plan.model.unet) as attention:
