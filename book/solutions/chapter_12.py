@@ -2,9 +2,9 @@
 
 
 def straight_velocity(x, t, mean, std):
-    # On these pairs the picture is mean + std z. Solve x = (1 - t) (mean + std z) + t z for the noise z.
-    z = (x - (1 - t) * mean) / ((1 - t) * std + t)
-    return z - (mean + std * z)
+    # On these pairs the picture is mean + std eps. Solve x = (1 - t) (mean + std eps) + t eps for the noise eps.
+    eps = (x - (1 - t) * mean) / ((1 - t) * std + t)
+    return eps - (mean + std * eps)
 
 
 def apply_lora(x, W, A, B, alpha):

@@ -96,7 +96,7 @@ def logit_normal_time(quantile: Tensor, mean: float = 0.6, std: float = 0.8) -> 
 
     Args:
         quantile: in [0, 1], float32 or wider.
-        mean, std: of the logit. The default is densest at about two thirds.
+        mean, std: of the logit. The default is densest at about 0.7.
 
     Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
     """

@@ -45,8 +45,8 @@ def timestep_embedding(
 ) -> Tensor:
     """A timestep as a vector of sines and cosines of falling frequency. Eq. sinusoid.
 
-    Frequencies are ``max_period ** (-i / (dim/2 - freq_shift))`` for i = 0 .. dim/2 - 1: a geometric
-    series, so that the dot product of two embeddings depends only on the difference of their times.
+    Frequencies are ``max_period ** (-i / (dim/2 - freq_shift))`` for i = 0 .. dim/2 - 1, a geometric
+    series. The dot product of two embeddings depends only on the difference of their times.
 
     Args:
         timestep: ``(B,)``, the index 0..T-1 (fractions allowed), any real dtype.
