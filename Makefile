@@ -1,4 +1,4 @@
-# make demo: install and draw digits.   make test: install what the tests need and run them.
+# make demo: install and draw digits and prompts.   make test: install what the tests need and run all but the slow ones.
 # make bench: speed and memory, beside other libraries; make bench BENCH=--quick: does it run at all?
 # make results: the README's table of results from what was measured; make results RESULTS=--remeasure measures again.
 # make jupyter: opens the book in JupyterLab, to run its chapters and change them.
