@@ -23,7 +23,7 @@ def straight_velocity(answer: Function) -> None:
         (x - mean - std * x, "this takes x for the noise; only at t = 1 it is"),
     ]
     refuse(got, mistakes)
-    expect(got, noise - end, "solve x = (1 - t) (mean + std eps) + t eps for eps; the velocity is eps - (mean + std eps)")
+    expect(got, noise - end, "solve x = (1 - t) (mean + std eps) + t eps for eps; then take eps - (mean + std eps)")
     expect(answer(noise[:1], torch.ones(1), 0.0, 1.0), torch.zeros(1), "for N(0, 1) nothing has to move")
 
 
