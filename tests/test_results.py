@@ -208,7 +208,9 @@ def test_the_readme_tells_of_scenes_in_short(folder):
     assert f"| `things` | ddpm, 10 steps | 12 | {share} | {share} | {share} | {share} | 0.94 ± 0.06 |\n" in readme
     assert f"| `things` | ddpm, 5 steps | 7 | {share} | {share} |  | {share} |  |\n" in readme
     assert "Each by itself, for one digit (`mini`): digit 25.0%, colour 25.0%, place 99.6%." in readme
-    assert "Each by itself, for one thing (`things`): thing 25.0%, tone 25.0%, place 99.6%." in readme
+    assert (
+        "Each by itself, for one thing (`things`): thing 25.0%, tone 25.0% where one is named, place 99.6%." in readme
+    )
     assert "Scenes of digits: how often is *everything* right" in readme
     assert "Scenes of things, made of 2,784 pictures of emoji: how often is *everything* right" in readme
     for table in readme.split("\n\n"):
@@ -237,7 +239,7 @@ def test_the_readme_is_rewritten_between_the_markers(folder):
     assert f"| `one` | {how} | 12 | 25.00% | 0.2500 |" in readme
     assert f"| `one` | {how.replace(', each digit equally often', '')} | 12 | 25.00% | 0.2500 |" in readme, "data's mix"
     assert "| `two` | ddpm, 10 steps | 12 |  | 0.2500 |" in readme
-    assert "from the test images of mnist (training images: 0.100)" in readme
+    assert "from the test images of mnist (training images: 0.100; with each digit equally often: 0.200)" in readme
     row = f"| `one` | {how} | 12 | 25.00% | 0.2500 | 2.50 (1.25) | 0.250 | 0.250"
     assert f"{row} | 1.25 ± 0.12 | 1.50 ± 0.12 |" in page
     assert row.replace(", each digit equally often", "").replace("2.50 (1.25)", "2.50") in page, "in the data's mix"

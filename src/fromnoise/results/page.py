@@ -80,10 +80,13 @@ def check(plan: Plan, name: str, record: dict[str, Any]) -> None:
 def short(plan: Plan, measured: dict[str, Any]) -> str:
     """What the README shows: tables that are read without a legend."""
     first = measured[next(iter(plan.models))]
-    of_real = first["metrics"]["fd"]["details"]["real"]["value"]
+    details = first["metrics"]["fd"]["details"]
+    of_real = f"training images: {details['real']['value']:.3f}"
+    if "real_of_these_classes" in details:
+        of_real += f"; with each digit equally often: {details['real_of_these_classes']:.3f}"
     name, split = first["reference"]["name"], first["reference"]["split"]
     head = ["model", "drawn by", "evaluations of the network for an image", "read as the digit that was asked for"]
-    head += [f"Fréchet distance from the {split} images of {name} (training images: {of_real:.3f})"]
+    head += [f"Fréchet distance from the {split} images of {name} ({of_real})"]
     rows = [_model_row(measured[name], {})[:5] for name in plan.models]
     parts = [_table(head, rows)]
     for sort, records in _by_sort(plan, measured):
@@ -102,7 +105,8 @@ def short(plan: Plan, measured: dict[str, Any]) -> str:
 def _attributes(record: dict[str, Any]) -> str:
     """How often each thing that a prompt names is right, by itself."""
     right = record["metrics"]["prompts_seen"]["details"]["attributes"]
-    return ", ".join(f"{name} {share:.1%}" for name, share in right.items())
+    few = {"tone": " where one is named"}  # of all else nearly every prompt speaks
+    return ", ".join(f"{name} {share:.1%}{few.get(name, '')}" for name, share in right.items())
 
 
 def whole(plan: Plan, measured: dict[str, Any], plot: str) -> str:
@@ -120,7 +124,8 @@ def whole(plan: Plan, measured: dict[str, Any], plot: str) -> str:
     named = (*plan.models, *plan.likelihood, *plan.few_steps, *plan.book, *told)
     parts = [
         "# Results",
-        "`fromnoise results` writes this page from the measurements beside it. [What was tried](tried.md) is another.",
+        "`fromnoise results` writes this page from the measurements beside it. "
+        "[What was tried](tried.md) is written by hand.",
         f"""Measured with {first["n"]:,} images each, against {real["size"]:,} {real["split"]} images of {real["name"]}.
 The Fréchet distance is computed from the features of the classifier of digits that ships, so it is not an FID. Beside
 it stands its ratio to the distance of an equal number of training images. A conditional model is asked for each digit
