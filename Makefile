@@ -19,9 +19,9 @@ demo: $(VENV)/installed
 	$(BIN)/fromnoise sample mnist --n 30 --steps 35 --guide mnist-guide --guidance 2 --guidance-interval 1 6 --out out/mnist.png
 	$(BIN)/fromnoise sample mnist-conditional --n 30 --sampler dpmpp-2m --steps 30 --guidance 1.45 --guidance-interval 0.6 6 \
 		--out out/mnist-conditional.png
-	$(BIN)/fromnoise sample mini-sd --prompt "a large red seven on a blue background" --prompt "4 in white, top right, on black" \
+	$(BIN)/fromnoise sample mini-sd --prompt "a large red seven in the middle on a blue background" --prompt "4 in white, top right, on black" \
 		--prompt "a big yellow two above a small red one on green" --prompt "a small purple zero on the left, on orange" \
-		--steps 15 --guidance 5 --out out/mini-sd.png
+		--steps 15 --guidance 5 --seed 2 --out out/mini-sd.png
 	$(BIN)/fromnoise sample emoji-sd --prompt "a large sloth on a yellow background" --prompt "a taco left of a turtle on blue" \
 		--prompt "a big jack-o-lantern in the middle, on black" --prompt "a large woman astronaut with dark skin on orange" \
 		--steps 15 --guidance 3 --out out/emoji-sd.png
