@@ -105,6 +105,11 @@ def warn(line: str) -> None:
         say(line)
 
 
+def is_one_of_several() -> bool:
+    """Whether a launcher has started more processes than this one."""
+    return os.environ.keys() >= LAUNCHED and os.environ["WORLD_SIZE"] != "1"
+
+
 def is_first_here() -> bool:
     """Whether this is the only process, or the first that a launcher has started on this machine."""
     return not os.environ.keys() >= LAUNCHED or os.environ["LOCAL_RANK"] == "0"

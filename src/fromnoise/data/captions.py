@@ -241,8 +241,8 @@ def _with_captions(source: str, splits: Splits, asked: str | None) -> Splits:
     """The splits without a test split that has no captions, where there are others: some datasets keep these secret."""
 
     def has_captions(table: Table) -> bool:
-        columns = [name for name in ([asked] if asked else CAPTION_COLUMNS) if name in table.columns]
-        return any(text for name in columns[:1] for cell in table.values(name) for text in _texts(cell))
+        column = _found_column(table.columns, asked)
+        return column is not None and any(text for cell in table.values(column) for text in _texts(cell))
 
     secret = [name for name, table in splits.items() if SPLITS.get(name.lower()) == "test" and not has_captions(table)]
     if not secret or len(secret) == len(splits):
@@ -252,12 +252,17 @@ def _with_captions(source: str, splits: Splits, asked: str | None) -> Splits:
 
 
 def _caption_column(source: str, columns: dict[str, Column], asked: str | None) -> str:
-    """The column of captions: the one that is asked for, or the first of a usual name."""
-    for column in [asked] if asked else CAPTION_COLUMNS:
-        if column in columns and columns[column].kind != "images":
-            return column
+    """The column of captions, which must be there."""
+    if (column := _found_column(columns, asked)) is not None:
+        return column
     named = f" {asked!r}" if asked else ""
     raise UserError(f"{source} has no column of captions{named}: its columns are {', '.join(columns)}: {WAYS}")
+
+
+def _found_column(columns: dict[str, Column], asked: str | None) -> str | None:
+    """The column of captions: the one that is asked for, or the first of a usual name; none: it is not there."""
+    names = [asked] if asked else CAPTION_COLUMNS
+    return next((name for name in names if name in columns and columns[name].kind != "images"), None)
 
 
 def _texts(cell: Any) -> Iterator[str]:

@@ -4,7 +4,6 @@ Nothing heavy is imported here, so that ``--help`` is quick.
 """
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -22,7 +21,7 @@ from fromnoise.data.table import resolved
 from fromnoise.errors import UserError
 from fromnoise.files import atomic_write, check_writable, remove_partial
 from fromnoise.sampling.request import unset
-from fromnoise.terminal import LAUNCHED, is_first_here, warn
+from fromnoise.terminal import is_first_here, is_one_of_several, warn
 from fromnoise.train.config import (
     EMOJI,
     PRESETS,
@@ -199,8 +198,7 @@ def train_stages(config: StagesConfig, out: Path, *, shared: Shared | None = Non
     if resume and (record := _recorded(out)) is not None:
         shared = shared.over(record.shared)
     stages = _stages(config, out, shared, resume)
-    several = os.environ.keys() >= LAUNCHED and os.environ["WORLD_SIZE"] != "1"
-    if several and any(stage.config.task == "clip" and not stage.is_finished for stage in stages):
+    if is_one_of_several() and any(stage.config.task == "clip" and not stage.is_finished for stage in stages):
         ways = f"start it without a launcher, or train its stages by themselves: {', '.join(config.stages)}"
         raise UserError(f"{config.name} trains a clip, which takes one process: {ways}")
     with ExitStack() as stack:
